@@ -1,0 +1,1 @@
+"""Parley: a server that people talk to."""

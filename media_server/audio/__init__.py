@@ -1,0 +1,1 @@
+"""Sound: chunks, codecs, queues and the playout. Knows samples, knows no calls."""

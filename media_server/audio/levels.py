@@ -1,0 +1,23 @@
+"""How loud sound is, in dBFS."""
+
+import math
+
+import numpy as np
+
+from media_server.audio.chunk import Pcm
+
+FLOOR_DBFS = -96.0
+"""What silence measures: the range of 16 bits."""
+
+_FULL_SCALE = 32768.0
+
+
+def level_dbfs(pcm: Pcm) -> float:
+    """Return the RMS level of int16 `pcm`, shape (n,), from -96 (silence, or nothing at all) to 0."""
+    if len(pcm) == 0:
+        return FLOOR_DBFS
+    samples = pcm.astype(np.float32)
+    mean_square = float(np.dot(samples, samples)) / len(samples)
+    if mean_square < 1.0:
+        return FLOOR_DBFS
+    return max(FLOOR_DBFS, 20 * math.log10(math.sqrt(mean_square) / _FULL_SCALE))

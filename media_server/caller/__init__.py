@@ -1,0 +1,1 @@
+"""The other side: how to call a server."""

@@ -1,0 +1,1 @@
+"""The tongue: wire formats, both ways. No sockets."""

@@ -1,0 +1,1 @@
+"""Parley's tests: the same tree once more."""
