@@ -171,6 +171,14 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens spent on a reply."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """The stages of one turn, in milliseconds; None for a stage that this turn did not have.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from media_server.audio.chunk import AudioChunk, Pcm
-from media_server.conversation import Item, Transcript, Word
+from media_server.conversation import Item, Transcript, Usage, Word
 
 
 class Loadable(Protocol):
@@ -127,14 +127,6 @@ class ToolCallDelta:
     call_id: str
     name: str | None
     arguments: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens spent."""
-
-    input_tokens: int
-    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,231 @@
+"""Speech on its way to the caller's ear, and the ledger of what was heard.
+
+One reply at a time holds the floor: the right to write. A write without the floor is swallowed, so that a worker that
+has not yet noticed its cancellation cannot refill what was cut.
+
+    floor = playout.take_floor(reply_id)      silences whoever held it
+    await playout.room(floor); floor.write(pcm, marks)
+    playout.read(n)                           the transport, 20 ms on a grid; silence when there is nothing
+    playout.cut() -> Heard                    the next read is silence, and the ledger stands still
+
+The ledger counts samples that were read. A mark says "here the text up to character n has been spoken".
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from media_server.audio.chunk import SPEAKING_HZ, Pcm, silence
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """When the sample at `offset` of a write has been heard, the first `n_chars` of the text have been heard."""
+
+    offset: int
+    n_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What reached the ear of a reply."""
+
+    reply_id: str
+    heard_ms: int
+    n_chars: int
+    complete: bool
+
+
+class Floor:
+    """The revocable right of one reply to fill the playout."""
+
+    def __init__(self, playout: "Playout", reply_id: str) -> None:
+        self._playout = playout
+        self.reply_id = reply_id
+
+    @property
+    def held(self) -> bool:
+        """Return whether writes still count."""
+        return self._playout.floor is self
+
+    def write(self, pcm: Pcm, marks: tuple[Mark, ...] = ()) -> None:
+        """Append int16 `pcm`, shape (n,), at the playout's rate. Swallowed if the floor was lost.
+
+        Args:
+            pcm: speech.
+            marks: offsets from the start of `pcm` (they may lie beyond its end), ascending.
+        """
+        if self.held:
+            self._playout._append(pcm, marks)
+
+    def finish(self) -> None:
+        """Say that nothing more will be written."""
+        if self.held:
+            self._playout._finish()
+
+
+class Playout:
+    """What the caller is about to hear. Read by the transport, written by the reply that holds the floor."""
+
+    def __init__(self, *, rate_hz: int = SPEAKING_HZ, ahead_ms: int = 3000, duck_db: float = -12.0) -> None:
+        """Make an empty playout.
+
+        Args:
+            rate_hz: of all sound written and read.
+            ahead_ms: how much may be written ahead of the ear before `room` waits.
+            duck_db: how much quieter a ducked reply is.
+        """
+        self.rate_hz = rate_hz
+        self.floor: Floor | None = None
+        self._ahead_samples = ahead_ms * rate_hz // 1000
+        self._duck_gain = 10 ** (duck_db / 20)
+        self._gain = 1.0
+        self._target_gain = 1.0
+        self._chunks: deque[Pcm] = deque()
+        self._held_samples = 0
+        self._marks: deque[tuple[int, int]] = deque()
+        self._written_samples = 0
+        self._heard_samples = 0
+        self._heard_chars = 0
+        self._finished = False
+        self._changed = asyncio.Event()
+
+    # --- the reply's side ---
+
+    def take_floor(self, reply_id: str) -> Floor:
+        """Give the floor to a reply; what was there of another is gone, and its writes are swallowed from now on."""
+        self._empty()
+        self.floor = Floor(self, reply_id)
+        self._written_samples = self._heard_samples = self._heard_chars = 0
+        self._marks.clear()
+        self._finished = False
+        self._gain = self._target_gain = 1.0
+        return self.floor
+
+    async def room(self, floor: Floor) -> bool:
+        """Wait until less than the limit is written ahead; return whether the floor is still held."""
+        while floor.held and self._held_samples >= self._ahead_samples:
+            await self._change()
+        return floor.held
+
+    async def drained(self, floor: Floor) -> bool:
+        """Wait until all that was written has been read; return False if the floor was lost before."""
+        while floor.held and self._held_samples:
+            await self._change()
+        return floor.held
+
+    async def progressed(self, floor: Floor, n_chars: int) -> int | None:
+        """Wait until more than `n_chars` characters were heard; return how many, or None when no more will come."""
+        while floor.held:
+            if self._heard_chars > n_chars:
+                return self._heard_chars
+            if self._finished and not self._held_samples and not self._marks:
+                return None
+            await self._change()
+        return None
+
+    # --- the session's side ---
+
+    @property
+    def speaking(self) -> bool:
+        """Return whether the next read has sound in it."""
+        return self._held_samples > 0
+
+    @property
+    def ducked(self) -> bool:
+        """Return whether the reply is played more quietly."""
+        return self._target_gain != 1.0
+
+    @property
+    def ahead_ms(self) -> float:
+        """Return how much is written and not yet read."""
+        return self._held_samples * 1000 / self.rate_hz
+
+    def heard(self) -> Heard | None:
+        """Return what was heard so far of the reply that holds the floor, or None if nobody holds it."""
+        if self.floor is None:
+            return None
+        return Heard(
+            self.floor.reply_id,
+            self._heard_samples * 1000 // self.rate_hz,
+            self._heard_chars,
+            self._finished and not self._held_samples,
+        )
+
+    def duck(self) -> None:
+        """Play more quietly from the next read on, sliding there within it."""
+        self._target_gain = self._duck_gain
+
+    def unduck(self) -> None:
+        """Come back to full volume within the next read."""
+        self._target_gain = 1.0
+
+    def cut(self) -> Heard | None:
+        """Take the floor and empty the playout: the next read is silence. Return what was heard, if anyone spoke."""
+        heard = self.heard()
+        self._empty()
+        self.floor = None
+        self._gain = self._target_gain = 1.0
+        return heard
+
+    # --- the transport's side ---
+
+    def read(self, n_samples: int) -> Pcm:
+        """Return exactly `n_samples`, int16, shape (n_samples,), padded with silence."""
+        if not self._held_samples:
+            self._gain = self._target_gain
+            return silence(n_samples)
+        out = silence(n_samples)
+        filled = 0
+        while filled < n_samples and self._chunks:
+            chunk = self._chunks[0]
+            take = min(n_samples - filled, len(chunk))
+            out[filled : filled + take] = chunk[:take]
+            filled += take
+            if take == len(chunk):
+                self._chunks.popleft()
+            else:
+                self._chunks[0] = chunk[take:]
+        self._held_samples -= filled
+        self._heard_samples += filled
+        self._advance_marks()
+        self._changed.set()
+        return self._with_gain(out)
+
+    # --- inside ---
+
+    def _append(self, pcm: Pcm, marks: tuple[Mark, ...]) -> None:
+        for mark in marks:
+            self._marks.append((self._written_samples + mark.offset, mark.n_chars))
+        if len(pcm):
+            self._chunks.append(pcm)
+            self._held_samples += len(pcm)
+            self._written_samples += len(pcm)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._advance_marks()
+        self._changed.set()
+
+    def _empty(self) -> None:
+        self._chunks.clear()
+        self._held_samples = 0
+        self._changed.set()
+
+    def _advance_marks(self) -> None:
+        at_end = self._finished and not self._held_samples
+        while self._marks and (self._marks[0][0] <= self._heard_samples or at_end):
+            self._heard_chars = max(self._heard_chars, self._marks.popleft()[1])
+
+    def _with_gain(self, pcm: Pcm) -> Pcm:
+        if self._gain == self._target_gain == 1.0:
+            return pcm
+        slope = np.linspace(self._gain, self._target_gain, len(pcm), dtype=np.float32)
+        self._gain = self._target_gain
+        return (pcm * slope).astype(np.int16)
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -1,0 +1,263 @@
+"""Every knob of the server: its name, its type and its range. The defaults and their reasons stand in
+`config/default.toml`, and nowhere else.
+
+Values come from, each on top of the one before:
+
+    config/default.toml         what is shipped
+    a TOML file of the user's   `--config FILE`, or PARLEY_CONFIG
+    the environment             PARLEY_SECTION__NAME
+    the command line            `--host`, `--port`
+
+An unknown name is refused, with the nearest known one.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from media_server.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_FILE = ROOT / "config" / "default.toml"
+ENV_PREFIX = "PARLEY_"
+_NOT_KNOBS = {"PARLEY_CONFIG", "PARLEY_SPEECH"}
+
+Ms = Annotated[int, Field(ge=0, le=600_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(_Section):
+    """The front door."""
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    max_calls: Annotated[int, Field(ge=1)]
+    retry_after_s: Annotated[int, Field(ge=1)]
+    max_body_bytes: Annotated[int, Field(ge=1024)]
+
+
+class WebRtcConfig(_Section):
+    """How sound and events travel."""
+
+    connect_timeout_s: Annotated[float, Field(gt=0)]
+    gone_after_s: Annotated[float, Field(gt=0)]
+    bitrate_bps: Annotated[int, Field(ge=6000, le=510_000)]
+    complexity: Annotated[int, Field(ge=0, le=10)]
+    live_queue_ms: Ms
+    reorder_ms: Ms
+
+
+class CallConfig(_Section):
+    """The life of a call."""
+
+    greeting: bool
+    greeting_after_ms: Ms
+    instructions: str
+    voice: str
+    idle_timeout_s: Annotated[float, Field(ge=0)]
+    max_duration_s: Annotated[float, Field(ge=0)]
+    levels_hz: Annotated[float, Field(gt=0, le=50)]
+    apology: str
+
+
+class VadConfig(_Section):
+    """What counts as speech."""
+
+    model: str
+    threshold: Share
+    release_threshold: Share
+
+
+class TurnConfig(_Section):
+    """When the caller has finished."""
+
+    onset_ms: Ms
+    prefix_ms: Ms
+    silence_ms: Ms
+    min_speech_ms: Ms
+    max_utterance_s: Annotated[float, Field(gt=0, le=60)]
+
+
+class BargeInConfig(_Section):
+    """When a caller who speaks during a reply cuts it."""
+
+    duck_ms: Ms
+    duck_db: Annotated[float, Field(le=0)]
+    cut_ms: Ms
+    words_cut: bool
+    release_ms: Ms
+
+
+class PlayoutConfig(_Section):
+    """Speech on its way to the ear."""
+
+    ahead_ms: Ms
+    text_limit_bytes: Annotated[int, Field(ge=1024)]
+
+
+class AsrConfig(_Section):
+    """The recogniser."""
+
+    engine: Literal["sphinx", "whisper"]
+    language: str
+    stable_ms: Ms
+    final_timeout_s: Annotated[float, Field(gt=0)]
+    sphinx_workers: Annotated[int, Field(ge=1)]
+    sphinx_grammar: str
+    sphinx_corpus: str
+    whisper_model: str
+    whisper_device: str
+    whisper_compute_type: str
+    whisper_threads: Annotated[int, Field(ge=1)]
+
+
+class LlmConfig(_Section):
+    """The agent."""
+
+    engine: Literal["rules", "openai"]
+    scenario: str
+    base_url: str
+    model: str
+    api_key: str
+    first_token_timeout_s: Annotated[float, Field(gt=0)]
+    token_timeout_s: Annotated[float, Field(gt=0)]
+
+
+class TtsConfig(_Section):
+    """The voice."""
+
+    engine: Literal["espeak", "piper"]
+    espeak_workers: Annotated[int, Field(ge=1)]
+    piper_model: str
+    first_audio_timeout_s: Annotated[float, Field(gt=0)]
+
+
+class LogConfig(_Section):
+    """What is written down."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class Config(_Section):
+    """All of it."""
+
+    server: ServerConfig
+    webrtc: WebRtcConfig
+    call: CallConfig
+    vad: VadConfig
+    turn: TurnConfig
+    barge_in: BargeInConfig
+    playout: PlayoutConfig
+    asr: AsrConfig
+    llm: LlmConfig
+    tts: TtsConfig
+    log: LogConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration in force, and where each value comes from: `section.name` -> a file, a variable or a flag."""
+
+    config: Config
+    origins: dict[str, str]
+
+
+def load_config(
+    environ: Mapping[str, str], file: Path | None = None, flags: Mapping[str, str | int] | None = None
+) -> Loaded:
+    """Return the configuration in force.
+
+    Args:
+        environ: the environment; `PARLEY_CONFIG` names the user's file if `file` does not.
+        file: the user's TOML file.
+        flags: values given on the command line, by `section.name`.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown name, or a value of the wrong type or out of range.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if file is None and environ.get("PARLEY_CONFIG"):
+        file = Path(environ["PARLEY_CONFIG"])
+    for path in [DEFAULT_FILE, *([file] if file else [])]:
+        for name, value in _read_file(path):
+            values[name] = value
+            origins[name] = str(path) if path is not DEFAULT_FILE else "config/default.toml"
+    for variable, name in _variables(environ):
+        values[name] = environ[variable]
+        origins[name] = variable
+    for name, flag in (flags or {}).items():
+        values[name] = flag
+        origins[name] = f"--{name.rpartition('.')[2].replace('_', '-')}"
+    return Loaded(_validate(values, origins), origins)
+
+
+def known_names() -> tuple[str, ...]:
+    """Return every `section.name` there is."""
+    return tuple(
+        f"{section}.{name}" for section, field in Config.model_fields.items() for name in _fields_of(field.annotation)
+    )
+
+
+def _fields_of(section: Any) -> Iterator[str]:
+    yield from section.model_fields
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section!r} stands outside of a section; every name belongs into one")
+        for name, value in table.items():
+            _check_name(f"{section}.{name}", str(path))
+            yield f"{section}.{name}", value
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for variable in sorted(environ):
+        if variable.startswith(ENV_PREFIX) and variable not in _NOT_KNOBS:
+            section, _, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
+            _check_name(f"{section}.{name}", variable)
+            yield variable, f"{section}.{name}"
+
+
+def _check_name(name: str, origin: str) -> None:
+    known = known_names()
+    if name in known:
+        return
+    by_last_part = {key.partition(".")[2]: key for key in known}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    last = difflib.get_close_matches(name.partition(".")[2], by_last_part, n=1, cutoff=0.8)
+    nearest = near[0] if near else by_last_part[last[0]] if last else None
+    if nearest and origin.startswith(ENV_PREFIX):
+        nearest = ENV_PREFIX + nearest.upper().replace(".", "__")
+    hint = f"; did you mean {nearest!r}?" if nearest else f"; the sections are {', '.join(Config.model_fields)}"
+    raise ConfigError(f"{origin}: unknown name {name!r}{hint}")
+
+
+def _validate(values: dict[str, Any], origins: dict[str, str]) -> Config:
+    tree: dict[str, dict[str, Any]] = {section: {} for section in Config.model_fields}
+    for name, value in values.items():
+        section, _, last = name.partition(".")
+        tree[section][last] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        found = repr(first["input"])[:80]
+        raise ConfigError(f"{origins.get(name, 'configuration')}: {name}: {first['msg']}, found {found}") from None
