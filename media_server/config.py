@@ -83,7 +83,6 @@ class TurnConfig(_Section):
     onset_ms: Ms
     prefix_ms: Ms
     silence_ms: Ms
-    min_speech_ms: Ms
     max_utterance_s: Annotated[float, Field(gt=0, le=60)]
 
 

@@ -9,8 +9,8 @@ wire. Order is that of the OpenAI Realtime API:
     a barge-in             SpeechStarted, PlayoutCleared, ItemTruncated, ReplyItemDone (cut), ReplyDone (cancelled)
 """
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from media_server.conversation import FunctionCall, Item, Latency, Modality, SpokenMessage, Usage
@@ -67,6 +67,23 @@ class Settings:
     max_tokens: int | None = None
     temperature: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def merge_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return `settings` with `changes` laid over them; neither is touched.
+
+    Args:
+        settings: what is in force.
+        changes: values by field name. `turn_detection` is None or a dict of its own changed fields; `extra` a dict in
+            which None takes a name out.
+    """
+    merged = dict(changes)
+    if merged.get("turn_detection") is not None:
+        merged["turn_detection"] = replace(settings.turn_detection or TurnDetection(), **merged["turn_detection"])
+    if "extra" in merged:
+        extra = {**settings.extra, **merged["extra"]}
+        merged["extra"] = {name: value for name, value in extra.items() if value is not None}
+    return replace(settings, **merged)
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -389,7 +406,7 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeSettings:
-    """Merge `changes` (field names of `Settings`, values already checked) into the settings of the call."""
+    """Lay `changes` (as `merge_settings` takes them, values already checked) over the settings of the call."""
 
     changes: dict[str, Any]
     event_id: str | None = None
@@ -435,7 +452,7 @@ class CreateReply:
     """Answer now.
 
     Attributes:
-        changes: field names of `Settings` that hold for this reply only.
+        changes: as `merge_settings` takes them; they hold for this reply only.
         in_conversation: False: out of band; what is written is not remembered.
         items: what to answer instead of the conversation; None: the conversation.
     """

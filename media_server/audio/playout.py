@@ -22,9 +22,9 @@ from media_server.audio.chunk import SPEAKING_HZ, Pcm, silence
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """When the sample at `offset` of a write has been heard, the first `n_chars` of the text have been heard."""
+    """When `at_samples` of a reply's speech have been heard, the first `n_chars` of its text have been heard."""
 
-    offset: int
+    at_samples: int
     n_chars: int
 
 
@@ -44,6 +44,8 @@ class Floor:
     def __init__(self, playout: "Playout", reply_id: str) -> None:
         self._playout = playout
         self.reply_id = reply_id
+        self.written_samples = 0
+        self.marks: list[Mark] = []
 
     @property
     def held(self) -> bool:
@@ -55,10 +57,18 @@ class Floor:
 
         Args:
             pcm: speech.
-            marks: offsets from the start of `pcm` (they may lie beyond its end), ascending.
+            marks: positions from the start of the reply, ascending over all writes; they may lie beyond what is
+                written so far.
         """
         if self.held:
-            self._playout._append(pcm, marks)
+            self.written_samples += len(pcm)
+            self.marks.extend(marks)
+            self._playout._append(pcm)
+
+    def chars_at(self, at_ms: int) -> int:
+        """Return how much of the text is spoken within the first `at_ms` of the reply."""
+        at_samples = at_ms * self._playout.rate_hz // 1000
+        return max((mark.n_chars for mark in self.marks if mark.at_samples <= at_samples), default=0)
 
     def finish(self) -> None:
         """Say that nothing more will be written."""
@@ -85,12 +95,14 @@ class Playout:
         self._target_gain = 1.0
         self._chunks: deque[Pcm] = deque()
         self._held_samples = 0
-        self._marks: deque[tuple[int, int]] = deque()
-        self._written_samples = 0
+        self._next_mark = 0
         self._heard_samples = 0
         self._heard_chars = 0
         self._finished = False
         self._changed = asyncio.Event()
+        self._read_waited = False
+        self.recent: Pcm = silence(0)
+        """What was read last, int16, as loud as it went out."""
 
     # --- the reply's side ---
 
@@ -98,8 +110,7 @@ class Playout:
         """Give the floor to a reply; what was there of another is gone, and its writes are swallowed from now on."""
         self._empty()
         self.floor = Floor(self, reply_id)
-        self._written_samples = self._heard_samples = self._heard_chars = 0
-        self._marks.clear()
+        self._heard_samples = self._heard_chars = self._next_mark = 0
         self._finished = False
         self._gain = self._target_gain = 1.0
         return self.floor
@@ -110,18 +121,26 @@ class Playout:
             await self._change()
         return floor.held
 
-    async def drained(self, floor: Floor) -> bool:
-        """Wait until all that was written has been read; return False if the floor was lost before."""
-        while floor.held and self._held_samples:
+    async def started(self, floor: Floor) -> bool:
+        """Wait until the first sample has been read; return False if the floor was lost, or nothing was ever written."""
+        while floor.held and not self._heard_samples:
+            if self._finished and not self._held_samples:
+                return False
             await self._change()
         return floor.held
+
+    async def silent(self) -> None:
+        """Wait for the next read: after a cut, that is the first silent packet."""
+        self._read_waited = True
+        while self._read_waited:
+            await self._change()
 
     async def progressed(self, floor: Floor, n_chars: int) -> int | None:
         """Wait until more than `n_chars` characters were heard; return how many, or None when no more will come."""
         while floor.held:
             if self._heard_chars > n_chars:
                 return self._heard_chars
-            if self._finished and not self._held_samples and not self._marks:
+            if self._finished and not self._held_samples:
                 return None
             await self._change()
         return None
@@ -176,7 +195,11 @@ class Playout:
         """Return exactly `n_samples`, int16, shape (n_samples,), padded with silence."""
         if not self._held_samples:
             self._gain = self._target_gain
-            return silence(n_samples)
+            self.recent = silence(n_samples)
+            if self._read_waited:
+                self._read_waited = False
+                self._changed.set()
+            return self.recent
         out = silence(n_samples)
         filled = 0
         while filled < n_samples and self._chunks:
@@ -192,17 +215,15 @@ class Playout:
         self._heard_samples += filled
         self._advance_marks()
         self._changed.set()
-        return self._with_gain(out)
+        self.recent = self._with_gain(out)
+        return self.recent
 
     # --- inside ---
 
-    def _append(self, pcm: Pcm, marks: tuple[Mark, ...]) -> None:
-        for mark in marks:
-            self._marks.append((self._written_samples + mark.offset, mark.n_chars))
+    def _append(self, pcm: Pcm) -> None:
         if len(pcm):
             self._chunks.append(pcm)
             self._held_samples += len(pcm)
-            self._written_samples += len(pcm)
 
     def _finish(self) -> None:
         self._finished = True
@@ -215,9 +236,11 @@ class Playout:
         self._changed.set()
 
     def _advance_marks(self) -> None:
+        marks = self.floor.marks if self.floor else []
         at_end = self._finished and not self._held_samples
-        while self._marks and (self._marks[0][0] <= self._heard_samples or at_end):
-            self._heard_chars = max(self._heard_chars, self._marks.popleft()[1])
+        while self._next_mark < len(marks) and (marks[self._next_mark].at_samples <= self._heard_samples or at_end):
+            self._heard_chars = max(self._heard_chars, marks[self._next_mark].n_chars)
+            self._next_mark += 1
 
     def _with_gain(self, pcm: Pcm) -> Pcm:
         if self._gain == self._target_gain == 1.0:

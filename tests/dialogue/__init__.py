@@ -1,0 +1,1 @@
+"""The mind, without a clock."""

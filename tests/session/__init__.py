@@ -1,0 +1,1 @@
+"""Whole calls in virtual time, on scripted engines."""
