@@ -1,0 +1,346 @@
+"""One call from the caller's side, over real WebRTC. The command, the tests and the benchmarks all call with it.
+
+    async with CallClient("http://127.0.0.1:8080") as client:
+        spoken_s = await client.play(pcm)                                   the loop time of the last sample sent
+        reply = await client.wait_for(is_type("response.done"), timeout_s=20)
+        first_sound_s = client.ear.first_sound_s(spoken_s)
+
+Whoever leaves the block has hung up.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
+from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtp import RtpPacket
+
+from media_server.audio.chunk import Pcm
+from media_server.audio.opus import OpusDecoder
+from media_server.caller.ear import Ear
+from media_server.caller.microphone import Microphone
+from media_server.errors import ClientError, PeerGoneError, ServerFullError
+from media_server.transport.webrtc.aiortc_private import RtpReceiver, gather_on
+
+CONNECT_TIMEOUT_S = 15.0
+"""From the offer to the open data channel; ICE and DTLS over a bad network take up to 10 s."""
+
+_HANGUP_TIMEOUT_S = 5.0
+_CHANNEL = "oai-events"
+
+WireEvent = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One event of the wire and the loop time at which it came."""
+
+    at_s: float
+    event: WireEvent
+
+    @property
+    def type(self) -> str:
+        """Return the event's type."""
+        return str(self.event.get("type", ""))
+
+
+@dataclass(slots=True)
+class SetupTimes:
+    """How long it took to get through, in milliseconds from the sending of the offer; None: it did not happen (yet)."""
+
+    answer_ms: float | None = None
+    connected_ms: float | None = None
+    channel_ms: float | None = None
+    first_packet_ms: float | None = None
+
+
+def is_type(*types: str) -> Callable[[WireEvent], bool]:
+    """Return a predicate for `wait_for`: an event of one of these types."""
+    return lambda event: event.get("type") in types
+
+
+class CallClient:
+    """One call to a server. An async context manager.
+
+    Attributes:
+        url: the server's address.
+        ear: what was heard.
+        received: every event that came, in order.
+        setup: how long the call took to get through.
+        location: the address of the call on the server; empty before there is one.
+        call_id: the server's id of the call.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str = "",
+        session: dict[str, Any] | None = None,
+        on_event: Callable[[Received], None] | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        """Prepare a call.
+
+        Args:
+            url: the server's address.
+            api_key: sent as a bearer token; empty: none is sent.
+            session: the wire's session settings that the call is to begin with; None: the server's own.
+            on_event: told of each event as it comes.
+            connect_timeout_s: from the offer to the open data channel.
+        """
+        self.url = url.rstrip("/")
+        self.ear = Ear(OpusDecoder().decode)
+        self.received: list[Received] = []
+        self.setup = SetupTimes()
+        self.location = ""
+        self._session = session
+        self._on_event = on_event
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._connect_timeout_s = connect_timeout_s
+        self._microphone = Microphone()
+        self._news = asyncio.Event()
+        self._ended = False
+        self._offered_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Call.
+
+        Raises:
+            ServerFullError: there is no room; come back later.
+            ClientError: the server refuses the call.
+            PeerGoneError: nobody answers there, or no connection came about.
+        """
+        self._http = aiohttp.ClientSession(headers=self._headers)
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._peer.on("connectionstatechange", self._note_connection)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._connect()
+        except TimeoutError:
+            await self.hang_up()
+            raise PeerGoneError(f"{self.url}: no connection within {self._connect_timeout_s:g} s") from None
+        except BaseException:
+            await self.hang_up()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Hang up."""
+        await self.hang_up()
+
+    @property
+    def call_id(self) -> str:
+        """Return the server's id of the call."""
+        return self.location.rpartition("/")[2]
+
+    @property
+    def n_received(self) -> int:
+        """Return how many events came so far: the mark that `wait_for` and `events` take as `after`."""
+        return len(self.received)
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the call is over."""
+        return self._ended
+
+    async def play(self, pcm: Pcm) -> float:
+        """Say int16 `pcm`, shape (n,), at 24 kHz, in real time; return the loop time at which its last sample was sent.
+
+        Cancellation silences it.
+
+        Raises:
+            PeerGoneError: the call ended before.
+        """
+        return await self._microphone.play(pcm)
+
+    def fall_silent(self) -> None:
+        """Stop speaking with the next frame."""
+        self._microphone.clear()
+
+    def send(self, event: WireEvent) -> None:
+        """Send a command of the wire.
+
+        Raises:
+            PeerGoneError: the data channel is not open.
+        """
+        if self._channel.readyState != "open":
+            raise PeerGoneError(f"{self.url}: the data channel is {self._channel.readyState}, not open")
+        self._channel.send(json.dumps(event))
+
+    def say_in_writing(self, text: str) -> None:
+        """Send a typed line and ask for a reply."""
+        content = [{"type": "input_text", "text": text}]
+        self.send({"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": content}})
+        self.send({"type": "response.create"})
+
+    async def wait_for(self, predicate: Callable[[WireEvent], bool], timeout_s: float, *, after: int = 0) -> Received:
+        """Return the first event that satisfies `predicate`, leaving out the first `after` events of the call.
+
+        Raises:
+            TimeoutError: none came in time.
+            PeerGoneError: the call ended first.
+        """
+        async with asyncio.timeout(timeout_s):
+            position = after
+            while True:
+                while position < len(self.received):
+                    if predicate(self.received[position].event):
+                        return self.received[position]
+                    position += 1
+                if self._ended:
+                    raise PeerGoneError(f"{self.url}: the call ended")
+                await self.wait_for_more(position)
+
+    async def wait_for_more(self, after: int) -> None:
+        """Wait until more than `after` events came, or the call ended."""
+        while len(self.received) <= after and not self._ended:
+            await self._news.wait()
+
+    async def events(self, after: int = 0) -> AsyncGenerator[Received, None]:
+        """Yield the events as they come, leaving out the first `after`, until the call ends."""
+        position = after
+        while True:
+            while position < len(self.received):
+                yield self.received[position]
+                position += 1
+            if self._ended:
+                return
+            await self.wait_for_more(position)
+
+    async def hang_up(self) -> None:
+        """End the call: tell the server, then close. Safe to call twice."""
+        if self._ended and self._http.closed:
+            return
+        self._end()
+        try:
+            if self.location:
+                # A server that is gone cannot be told.
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with asyncio.timeout(_HANGUP_TIMEOUT_S), self._http.post(f"{self.location}/hangup"):
+                        pass
+        finally:
+            await self._peer.close()
+            await self._http.close()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        # The track comes before the channel: aiortc 1.16 closes the shared transport of a channel that came first
+        # (rtcpeerconnection.py `setRemoteDescription`, where `_bundled` is false).
+        self._peer.addTrack(self._microphone)
+        transceiver = self._peer.getTransceivers()[0]
+        codecs = RTCRtpSender.getCapabilities("audio").codecs
+        transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
+        self._channel: RTCDataChannel = self._peer.createDataChannel(_CHANNEL)
+        self._channel.on("message", self._take_message)
+        self._channel.on("close", self._end)
+        self._channel.on("open", self._tell)
+        _listen_with(transceiver, self._hear)
+        if await _is_loopback(urlsplit(self.url).hostname or ""):
+            await gather_on(transceiver, ["127.0.0.1"])
+        await self._peer.setLocalDescription(await self._peer.createOffer())
+        self._offered_s = loop.time()
+        answer = await self._post_offer(self._peer.localDescription.sdp)
+        self.setup.answer_ms = self._since_offer_ms()
+        await self._peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
+        while self._channel.readyState != "open":
+            if self._ended:
+                raise PeerGoneError(f"{self.url}: the connection failed")
+            await self._news.wait()
+        self.setup.channel_ms = self._since_offer_ms()
+
+    async def _post_offer(self, sdp: str) -> str:
+        body: Any
+        if self._session is None:
+            body, headers = sdp, {"Content-Type": "application/sdp"}
+        else:
+            fields = {"sdp": sdp, "session": json.dumps(self._session)}
+            body, headers = aiohttp.FormData(fields, default_to_multipart=True), {}
+        try:
+            async with self._http.post(f"{self.url}/v1/realtime/calls", data=body, headers=headers) as answer:
+                text = await answer.text()
+                if answer.status >= 400:
+                    raise _refusal(self.url, answer.status, answer.headers.get("Retry-After", ""), text)
+                self.location = urljoin(self.url + "/", answer.headers.get("Location", ""))
+                return text
+        except (aiohttp.ClientError, OSError) as error:
+            raise PeerGoneError(f"{self.url}: nobody answers there: {error}") from error
+
+    def _hear(self, packet: RtpPacket) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self.setup.first_packet_ms is None:
+            self.setup.first_packet_ms = self._since_offer_ms()
+        self.ear.hear(packet.payload, packet.sequence_number, packet.timestamp, now_s)
+
+    def _take_message(self, message: str | bytes) -> None:
+        received = Received(asyncio.get_running_loop().time(), json.loads(message))
+        self.received.append(received)
+        if self._on_event is not None:
+            self._on_event(received)
+        self._tell()
+
+    def _note_connection(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected" and self.setup.connected_ms is None:
+            self.setup.connected_ms = self._since_offer_ms()
+        elif state in {"failed", "closed"}:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._microphone.stop()
+        self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _since_offer_ms(self) -> float:
+        return (asyncio.get_running_loop().time() - self._offered_s) * 1000
+
+
+def _refusal(url: str, status: int, retry_after: str, body: str) -> ClientError | PeerGoneError:
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = body.strip()[:80] or "no reason given"
+    if status == 503:
+        return ServerFullError(f"{url}: {message}", retry_after_s=int(retry_after) if retry_after.isdigit() else 1)
+    if status >= 500:
+        return PeerGoneError(f"{url}: the server failed with {status}: {message}")
+    return ClientError(f"{url}: the server refused the call with {status}: {message}")
+
+
+def _listen_with(transceiver: RTCRtpTransceiver, on_packet: Callable[[RtpPacket], None]) -> None:
+    """Have every packet handed over as it comes: aiortc's own receiver would hide when, and run a thread.
+
+    This is the receiving half of `take_over`; the microphone stays a track of aiortc's own sender.
+    """
+    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_heard=lambda: None)
+    receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
+    vars(transceiver)["_RTCRtpTransceiver__receiver"] = receiver
+
+
+async def _is_loopback(host: str) -> bool:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)

@@ -1,0 +1,156 @@
+"""Which engine serves each stage: from the configuration to the machines of a process."""
+
+import asyncio
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from media_server.config import ROOT, AsrConfig, Config, LlmConfig, TtsConfig
+from media_server.engines.asr_sphinx import SphinxAsr
+from media_server.engines.asr_whisper import WhisperAsr
+from media_server.engines.llm_openai import OpenAiLlm
+from media_server.engines.llm_rules import RulesLlm
+from media_server.engines.protocols import Asr, Llm, Loadable, Tts, Vad
+from media_server.engines.scenario import read_scenario
+from media_server.engines.tts_espeak import EspeakTts
+from media_server.engines.tts_piper import PiperTts
+from media_server.engines.vad_silero import SileroVad
+from media_server.engines.worker import PoolState
+from media_server.errors import ConfigError, EngineError
+
+SCENARIOS = ROOT / "config" / "scenarios"
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """An engine that works in processes of its own."""
+
+    async def run(self) -> None:
+        """Keep the processes alive until cancelled."""
+
+    @property
+    def state(self) -> PoolState:
+        """Return how they are."""
+
+
+class EngineSet:
+    """The engines of a process, shared by all its calls."""
+
+    def __init__(self, *, vad: Vad, asr: Asr, llm: Llm, tts: Tts, greeting: str = "") -> None:
+        """Take the engines, not loaded yet. `greeting`: what the agent says first; empty: nothing."""
+        self.vad = vad
+        self.asr = asr
+        self.llm = llm
+        self.tts = tts
+        self.greeting = greeting
+        self._stages: dict[str, Loadable] = {"vad": vad, "asr": asr, "llm": llm, "tts": tts}
+        self._states = dict.fromkeys(self._stages, "warming")
+
+    async def run(self) -> None:
+        """Keep the engines' processes alive until cancelled; then give everything back."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for stage, engine in self._stages.items():
+                    if isinstance(engine, Pooled):
+                        tasks.create_task(engine.run(), name=f"engine {stage}")
+                await asyncio.get_running_loop().create_future()
+        finally:
+            for engine in self._stages.values():
+                await engine.close()
+
+    async def load(self) -> None:
+        """Load and warm every engine, at the same time.
+
+        Raises:
+            EngineError: one of them cannot be had; says what to install or set.
+            ConfigError: one of them cannot use what it was given.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            loading = [tasks.create_task(self._load(stage), name=f"load {stage}") for stage in self._stages]
+        for task in loading:
+            failure = task.result()
+            if failure is not None:
+                raise failure
+
+    def states(self) -> dict[str, str]:
+        """Return stage -> `warming`, `ready`, or `down: ` and why."""
+        return {stage: self._state(stage, engine) for stage, engine in self._stages.items()}
+
+    def lines(self) -> list[str]:
+        """Return which engine serves each stage and why, one line each."""
+        return [f"{stage}: {engine.name:<7} {engine.why}" for stage, engine in self._stages.items()]
+
+    async def _load(self, stage: str) -> EngineError | ConfigError | None:
+        try:
+            await self._stages[stage].load()
+        except (EngineError, ConfigError) as error:
+            self._states[stage] = f"down: {error}"
+            return error
+        self._states[stage] = "ready"
+        return None
+
+    def _state(self, stage: str, engine: Loadable) -> str:
+        if self._states[stage] == "ready" and isinstance(engine, Pooled) and engine.state == "down":
+            return "down: its workers died too often"
+        return self._states[stage]
+
+
+def build_engines(config: Config) -> EngineSet:
+    """Return the engines that the configuration names, not loaded yet.
+
+    Raises:
+        ConfigError: what it says of them cannot be.
+    """
+    llm = _build_llm(config.llm)
+    return EngineSet(
+        vad=SileroVad(model=Path(config.vad.model) if config.vad.model else None),
+        asr=_build_asr(config.asr, config.llm),
+        llm=llm,
+        tts=_build_tts(config.tts),
+        greeting=llm.greeting if isinstance(llm, RulesLlm) else "",
+    )
+
+
+def _build_asr(config: AsrConfig, llm: LlmConfig) -> Asr:
+    if config.engine == "whisper":
+        return WhisperAsr(
+            model=config.whisper_model,
+            device=config.whisper_device,
+            compute_type=config.whisper_compute_type,
+            threads=config.whisper_threads,
+            final_timeout_s=config.final_timeout_s,
+        )
+    if config.sphinx_grammar == "scenario":
+        # The scenario's words help only the agent that runs the scenario.
+        grammar = read_scenario(_scenario_file(llm.scenario)).grammar() if llm.engine == "rules" else None
+    else:
+        grammar = config.sphinx_grammar or None
+    return SphinxAsr(
+        workers=config.sphinx_workers,
+        grammar=grammar,
+        language_model=(config.sphinx_corpus or None) if grammar is None else None,
+    )
+
+
+def _build_llm(config: LlmConfig) -> RulesLlm | OpenAiLlm:
+    if config.engine == "openai":
+        return OpenAiLlm(
+            base_url=config.base_url,
+            model=config.model,
+            api_key=config.api_key,
+            first_token_timeout_s=config.first_token_timeout_s,
+            token_timeout_s=config.token_timeout_s,
+        )
+    return RulesLlm(scenario=_scenario_file(config.scenario))
+
+
+def _build_tts(config: TtsConfig) -> Tts:
+    if config.engine == "piper":
+        if not config.piper_model:
+            raise ConfigError("tts.piper_model is empty, wanted the .onnx file of a voice")
+        return PiperTts(model=config.piper_model)
+    return EspeakTts(workers=config.espeak_workers)
+
+
+def _scenario_file(name: str) -> Path:
+    named = SCENARIOS / f"{name}.toml"
+    return named if named.is_file() else Path(name)

@@ -1,0 +1,218 @@
+"""The private parts of aiortc 1.16 and aioice 0.13 that we touch: all of them stand here, and nowhere else.
+
+    what we do                                          what we touch
+    our receiver and sender in the place of aiortc's    RTCRtpTransceiver.__receiver, .__sender
+    packets straight to us, no decoder thread           RTCRtpReceiver.receive, ._handle_rtp_packet, .__codecs, ...
+    ready packets out, no track, no encoder, no task    RTCRtpSender._run_rtp, .__packet_count, .__ntp_timestamp, ...
+    one codec in the answer, with parameters            RTCRtpTransceiver._codecs
+    candidates on our own addresses, loopback as well   aioice Connection.get_component_candidates, ._local_candidates
+    sockets closed for certain                          aioice Connection._protocols
+
+`tests/transport/webrtc/test_aiortc_private.py` fails when one of them changes its shape. aiortc's reports (RTCP) and
+statistics stay aiortc's.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import aioice.ice
+from aiortc import RTCPeerConnection, RTCRtpTransceiver, clock
+from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
+from aiortc.rtcrtpsender import RTCRtpSender, random_sequence_number
+from aiortc.rtp import AnyRtcpPacket, RtpPacket
+from aiortc.utils import random32
+
+AIORTC_ERRORS: tuple[type[Exception], ...] = (
+    InternalError,
+    InvalidAccessError,
+    InvalidStateError,
+    OperationError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What aiortc may raise on a bad description and on closing; it has no error of its own for most of it."""
+
+_MAX_SOURCES = 4
+"""More streams than this in one call are an attack: each would cost memory and a report."""
+
+_RTP_FIXED = struct.Struct("!BBHLL")  # RFC 3550 section 5.1, the first 12 bytes
+_WILDCARDS = ("0.0.0.0", "::")
+
+
+class RtpReceiver(RTCRtpReceiver):
+    """Hands every packet to `on_packet` as it comes. Started by aiortc once the connection stands."""
+
+    def __init__(
+        self, transport: RTCDtlsTransport, on_packet: Callable[[RtpPacket], None], on_heard: Callable[[], None]
+    ) -> None:
+        super().__init__("audio", transport)
+        self._on_packet = on_packet
+        self._on_heard = on_heard
+
+    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
+        """Start: as aiortc does, without the decoder thread."""
+        private: Any = self
+        if private._RTCRtpReceiver__started:
+            return
+        for codec in parameters.codecs:
+            private._RTCRtpReceiver__codecs[codec.payloadType] = codec
+        self.transport._register_rtp_receiver(self, parameters)
+        private._RTCRtpReceiver__rtcp_task = asyncio.ensure_future(self._run_rtcp())
+        private._RTCRtpReceiver__started = True
+
+    async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        private: Any = self
+        self._on_heard()
+        codec = private._RTCRtpReceiver__codecs.get(packet.payload_type)
+        if codec is None or not self._enabled:
+            return
+        streams = private._RTCRtpReceiver__remote_streams
+        if packet.ssrc not in streams:
+            if len(streams) >= _MAX_SOURCES:
+                self.transport._rtp_router.ssrc_table.pop(packet.ssrc, None)
+                return
+            streams[packet.ssrc] = StreamStatistics(codec.clockRate)
+        streams[packet.ssrc].add(packet)
+        self._on_packet(packet)
+
+    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
+        self._on_heard()
+        await super()._handle_rtcp_packet(packet)
+
+
+class RtpSender(RTCRtpSender):
+    """Sends ready payloads when it is told to. Started by aiortc once the connection stands."""
+
+    def __init__(self, transport: RTCDtlsTransport, on_heard: Callable[[], None]) -> None:
+        super().__init__("audio", transport)
+        self._on_heard = on_heard
+        self._payload_type = 0
+        self._sequence_number = random_sequence_number()
+        self._timestamp = random32()
+        self._extensions = b""
+        self.ready = False
+        self.sent = 0
+
+    @property
+    def rtt_ms(self) -> float | None:
+        """Return the smoothed round-trip time from the far end's reports; None before the first."""
+        private: Any = self
+        rtt_s: float | None = private._RTCRtpSender__rtt
+        return None if rtt_s is None else max(0.0, rtt_s * 1000)
+
+    async def send_packet(self, payload: bytes, n_ticks: int, *, marker: bool) -> None:
+        """Send one packet; the timestamp of the next lies `n_ticks` later. Does nothing before `ready`.
+
+        Raises:
+            ConnectionError: the connection has ended.
+        """
+        if not self.ready:
+            return
+        first_byte = 0x90 if self._extensions else 0x80
+        header = _RTP_FIXED.pack(
+            first_byte, marker << 7 | self._payload_type, self._sequence_number, self._timestamp, self._ssrc
+        )
+        await self.transport._send_rtp(header + self._extensions + payload)
+        private: Any = self
+        private._RTCRtpSender__ntp_timestamp = clock.current_ntp_time()
+        private._RTCRtpSender__rtp_timestamp = self._timestamp
+        private._RTCRtpSender__octet_count += len(payload)
+        private._RTCRtpSender__packet_count += 1
+        self._sequence_number = (self._sequence_number + 1) % (1 << 16)
+        self._timestamp = (self._timestamp + n_ticks) % (1 << 32)
+        self.sent += 1
+
+    async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
+        # aiortc starts this when the connection stands, and `stop` cancels it and waits for the second event.
+        private: Any = self
+        private._RTCRtpSender__rtp_started.set()
+        self._payload_type = codec.payloadType or 0
+        template = RtpPacket()
+        template.extensions.mid = private._RTCRtpSender__mid
+        self._extensions = template.serialize(private._RTCRtpSender__rtp_header_extensions_map)[_RTP_FIXED.size :]
+        self.ready = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ready = False
+            private._RTCRtpSender__rtp_exited.set()
+
+    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
+        self._on_heard()
+        await super()._handle_rtcp_packet(packet)
+
+
+def take_over(
+    transceiver: RTCRtpTransceiver, on_packet: Callable[[RtpPacket], None], on_heard: Callable[[], None]
+) -> tuple[RtpReceiver, RtpSender]:
+    """Put our receiver and sender in the place of aiortc's, before anything was negotiated.
+
+    Args:
+        transceiver: fresh.
+        on_packet: gets each packet of an agreed codec.
+        on_heard: called at each sign of life, RTP or RTCP.
+    """
+    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_heard)
+    sender = RtpSender(transceiver.receiver.transport, on_heard)
+    sender._stream_id = transceiver.sender._stream_id
+    receiver._set_rtcp_ssrc(sender._ssrc)
+    private: Any = transceiver
+    private._RTCRtpTransceiver__receiver = receiver
+    private._RTCRtpTransceiver__sender = sender
+    return receiver, sender
+
+
+def choose_codec(transceiver: RTCRtpTransceiver, preferred: dict[str, dict[str, Any]]) -> str | None:
+    """Leave only the best codec that the offer has, and return its name in lower case; None if it has none of them.
+
+    Args:
+        transceiver: after the remote description was set.
+        preferred: name of a codec, in lower case, to what the answer says about it (`a=fmtp`); the best first.
+    """
+    offered = {codec.name.lower(): codec for codec in reversed(transceiver._codecs)}
+    for name, parameters in preferred.items():
+        codec = offered.get(name)
+        if codec is not None:
+            codec.parameters.update(parameters)
+            transceiver._codecs = [codec]
+            return name
+    return None
+
+
+def addresses_for(bind_host: str) -> list[str]:
+    """Return the addresses that media binds to where HTTP binds to `bind_host`."""
+    if bind_host in _WILDCARDS:
+        found: list[str] = aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True)
+        return found or ["127.0.0.1"]
+    return ["127.0.0.1" if bind_host == "localhost" else bind_host]
+
+
+async def gather_on(transceiver: RTCRtpTransceiver, addresses: Sequence[str]) -> int:
+    """Gather candidates on these addresses alone, and return how many there are.
+
+    To be called between the two descriptions: aiortc then finds the gathering done.
+    """
+    connection = transceiver.receiver.transport.transport.iceGatherer._connection
+    connection._local_candidates_start = True
+    connection._local_candidates += await connection.get_component_candidates(component=1, addresses=list(addresses))
+    connection._local_candidates_end = True
+    return len(connection._local_candidates)
+
+
+def close_sockets(pc: RTCPeerConnection) -> None:
+    """Close what a failed `pc.close()` may have left open."""
+    private: Any = pc
+    for transport in private._RTCPeerConnection__iceTransports:
+        for protocol in transport._connection._protocols:
+            protocol.transport.close()

@@ -1,0 +1,223 @@
+"""A caller's WebRTC connection: answers an offer, then carries sound both ways until one side goes.
+
+    new --answer--> answered --run--> connecting --> talking --> closed
+                                          |             '-- the peer closed, or is silent for `gone_after_s`
+                                          '-- not connected within `connect_timeout_s`
+
+One beat of 20 ms does it all: a packet goes out, the ear's clock advances, and we look whether the peer is there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtp import RtpPacket
+
+from media_server.audio.chunk import FRAME_MS
+from media_server.audio.jitter import JitterCounts, RtpSound
+from media_server.audio.live_queue import LiveQueue
+from media_server.audio.playout import Playout
+from media_server.config import WebRtcConfig
+from media_server.errors import BadRequestError, ConfigError, PeerGoneError
+from media_server.events import Channel, Wire
+from media_server.transport.webrtc.aiortc_private import (
+    AIORTC_ERRORS,
+    addresses_for,
+    choose_codec,
+    close_sockets,
+    gather_on,
+    take_over,
+)
+from media_server.transport.webrtc.data_channel import DataChannel
+from media_server.transport.webrtc.inbound import DECODERS, Inbound
+from media_server.transport.webrtc.outbound import ENCODERS, FRAME_SAMPLES, Outbound
+from media_server.transport.webrtc.pacing import Pacer
+
+logger = logging.getLogger(__name__)
+
+CHANNEL_LABEL = "oai-events"
+
+_CODECS: dict[str, dict[str, Any]] = {
+    # RFC 7587 section 6.1: browsers send their copies of lost packets only to those who ask for them.
+    "opus": {"minptime": 10, "useinbandfec": 1, "stereo": 0},
+    "pcmu": {},
+    "pcma": {},
+}
+_CLOSE_LIMIT_S = 2.0
+_SENDS = ("sendrecv", "sendonly")
+
+
+class WebRtcPeer:
+    """The far end of one WebRTC connection, as a `Media`.
+
+    Attributes:
+        counts: what happened to the packets received so far.
+    """
+
+    def __init__(
+        self,
+        config: WebRtcConfig,
+        *,
+        bind_host: str,
+        wire: Callable[[], Wire],
+        on_channel: Callable[[Channel], None],
+    ) -> None:
+        """Make a connection that waits for its offer. To be called on the event loop.
+
+        Args:
+            config: limits and codec settings.
+            bind_host: the address that HTTP binds to; media binds to the same.
+            wire: makes the wire of a data channel.
+            on_channel: told of the data channel `oai-events` when the peer opens it.
+        """
+        self._config = config
+        self._bind_host = bind_host
+        self._wire = wire
+        self._on_channel = on_channel
+        self._loop = asyncio.get_running_loop()
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._pc.on("connectionstatechange", self._on_state)
+        self._pc.on("datachannel", self._on_data_channel)
+        self._transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
+        _, self._sender = take_over(self._transceiver, self._on_packet, self._on_heard)
+        self._codec = "opus"
+        self._inbound: Inbound | None = None
+        self._channel: DataChannel | None = None
+        self._settled = asyncio.Event()
+        self._heard_s = 0.0
+        self._closed = False
+        self.counts = JitterCounts()
+
+    @property
+    def rtt_ms(self) -> float | None:
+        """Return the round-trip time as the peer's reports tell it; None while there were none."""
+        return self._sender.rtt_ms
+
+    @property
+    def packets_sent(self) -> int:
+        """Return how many RTP packets went out."""
+        return self._sender.sent
+
+    async def answer(self, offer_sdp: str) -> str:
+        """Return the answer to an offer (validated before), with all candidates in it.
+
+        Raises:
+            BadRequestError: aiortc refuses the offer, or it has no codec that we speak. The connection is closed.
+            ConfigError: the configured address cannot be bound.
+        """
+        try:
+            return await self._answer(offer_sdp)
+        except AIORTC_ERRORS as error:
+            await self.close()
+            raise BadRequestError(f"the offer cannot be answered: {error or type(error).__name__}") from error
+        except (BadRequestError, ConfigError):
+            await self.close()
+            raise
+
+    async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
+        """Carry sound both ways until the connection ends; then close it, whatever the reason.
+
+        Raises:
+            PeerGoneError: the peer never connected, fell silent, or closed. There is no other end but cancellation.
+        """
+        try:
+            await self._connect()
+            await self._talk(sound_in, playout)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and all that belongs to it, within two seconds. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._settled.set()
+        if self._channel is not None:
+            await self._channel.close()
+        try:
+            async with asyncio.timeout(_CLOSE_LIMIT_S):
+                await self._pc.close()
+        except AIORTC_ERRORS as error:  # TimeoutError is an OSError
+            logger.warning("closing a peer connection failed: %s: %s", type(error).__name__, error)
+        finally:
+            close_sockets(self._pc)
+
+    # --- inside ---
+
+    async def _answer(self, offer_sdp: str) -> str:
+        await self._pc.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
+        codec = choose_codec(self._transceiver, _CODECS)
+        if codec is None:
+            raise BadRequestError(f"the offer has no audio codec that we speak, wanted one of {', '.join(_CODECS)}")
+        self._codec = codec
+        addresses = addresses_for(self._bind_host)
+        if not await gather_on(self._transceiver, addresses):
+            raise ConfigError(f"server.host: media cannot bind to {', '.join(addresses)}")
+        await self._pc.setLocalDescription(await self._pc.createAnswer())
+        sdp: str = self._pc.localDescription.sdp
+        return sdp
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            raise PeerGoneError(f"the peer did not connect within {self._config.connect_timeout_s:g} s") from None
+        self._check_open()
+
+    async def _talk(self, sound_in: LiveQueue, playout: Playout) -> None:
+        started_s = self._loop.time()
+        self._heard_s = started_s
+        self._inbound = Inbound(
+            DECODERS[self._codec](), sound_in, reorder_ms=self._config.reorder_ms, started_s=started_s
+        )
+        self.counts = self._inbound.counts
+        outbound = Outbound(ENCODERS[self._codec](self._config))
+        sends = self._transceiver.currentDirection in _SENDS
+        pacer = Pacer(FRAME_MS / 1000, started_s)
+        while True:
+            await asyncio.sleep(pacer.wait_s(self._loop.time()))
+            now_s = self._loop.time()
+            pacer.tick(now_s)
+            self._check_open()
+            self._check_heard(now_s)
+            if self._sender.ready or not sends:
+                out = outbound.packet(playout.read(FRAME_SAMPLES))
+                try:
+                    await self._sender.send_packet(out.payload, out.n_ticks, marker=out.onset)
+                except ConnectionError:
+                    raise PeerGoneError("the connection was lost") from None
+            self._inbound.advance(now_s)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PeerGoneError("the connection was closed")
+        if self._pc.connectionState == "failed":
+            raise PeerGoneError("the connection could not be made, or was lost")
+        if self._pc.connectionState != "connected":
+            raise PeerGoneError("the peer closed the connection")
+
+    def _check_heard(self, now_s: float) -> None:
+        if now_s - self._heard_s > self._config.gone_after_s:
+            raise PeerGoneError(f"nothing was heard from the peer for {self._config.gone_after_s:g} s")
+
+    def _on_state(self) -> None:
+        if self._pc.connectionState in ("connected", "failed", "closed"):
+            self._settled.set()
+
+    def _on_heard(self) -> None:
+        self._heard_s = self._loop.time()
+
+    def _on_packet(self, packet: RtpPacket) -> None:
+        if self._inbound is not None:
+            sound = RtpSound(packet.ssrc, packet.sequence_number, packet.timestamp, packet.payload)
+            self._inbound.receive(sound, self._heard_s)
+
+    def _on_data_channel(self, channel: RTCDataChannel) -> None:
+        if channel.label != CHANNEL_LABEL or self._channel is not None or self._closed:
+            channel.close()
+            return
+        self._channel = DataChannel(channel, self._wire())
+        self._on_channel(self._channel)

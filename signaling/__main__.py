@@ -1,0 +1,141 @@
+"""The `parley` command.
+
+    parley serve     take calls
+    parley call      make one, with a sound file or a microphone that speaks
+    parley demo      a server and a caller in one, to hear and see how it goes
+    parley config    what is in force, and where each value comes from
+
+Exit status: 0 done, 1 it failed, 2 wrong use or a wrong configuration.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from media_server.config import Loaded, load_config
+from media_server.engines.build import build_engines
+from media_server.errors import ConfigError, ParleyError
+from signaling.app import serve
+from signaling.house import VERSION
+
+try:
+    from uvloop import new_event_loop  # takes about a quarter off the loop's time
+except ImportError:  # uvloop does not exist for Windows
+    from asyncio import new_event_loop  # type: ignore[assignment]
+
+_SECRETS = ("_key", "_password", "_secret")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Knob:
+    """One line of `parley config`."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = _parser(arguments).parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        return run(args)
+    except ConfigError as error:
+        print(f"parley: {error}", file=sys.stderr)
+        return 2
+    except (ParleyError, OSError) as error:
+        print(f"parley: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell counts: 128 and the number of SIGINT
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="parley", description="A server that people talk to.")
+    parser.add_argument("--version", action="version", version=f"parley {VERSION}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serving = commands.add_parser("serve", help="take calls")
+    _add_config_arguments(serving)
+    serving.set_defaults(run=_serve)
+
+    calling = commands.add_parser("call", help="make a call")
+    demo = commands.add_parser("demo", help="a server and a caller in one")
+    if {"call", "demo"} & set(arguments):
+        # Only who calls needs the caller's side.
+        from media_server.caller.call import add_call_arguments, add_demo_arguments, run_call, run_demo
+
+        add_call_arguments(calling)
+        calling.set_defaults(run=run_call)
+        add_demo_arguments(demo)
+        demo.set_defaults(run=run_demo)
+
+    showing = commands.add_parser("config", help="show what is in force, and where each value comes from")
+    _add_config_arguments(showing)
+    showing.add_argument("--json", metavar="FILE", type=Path, help="write it to FILE as JSON, too")
+    showing.set_defaults(run=_show_config)
+    return parser
+
+
+def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="the address that HTTP and media bind to")
+    parser.add_argument("--port", type=int, help="the port of HTTP; 0: any free one")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="a TOML file with values of your own")
+
+
+def _load(args: argparse.Namespace) -> Loaded:
+    given = {"server.host": args.host, "server.port": args.port}
+    return load_config(os.environ, args.config, {name: value for name, value in given.items() if value is not None})
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+def _serve(args: argparse.Namespace) -> int:
+    config = _load(args).config
+    logging.basicConfig(level=config.log.level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    for library in ("aioice", "aiortc"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    engines = build_engines(config)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve(config, engines, lambda line: print(line, flush=True)))
+    return 0
+
+
+# --- config ----------------------------------------------------------------------------------------------------------
+
+
+def _show_config(args: argparse.Namespace) -> int:
+    knobs = _knobs(_load(args))
+    name_width = max(len(knob.name) for knob in knobs)
+    value_width = min(max(len(knob.value) for knob in knobs), 44)
+    for knob in knobs:
+        print(f"{knob.name:<{name_width}}  {knob.value:<{value_width}}  {knob.origin}")
+    if args.json is not None:
+        document = {knob.name: {"value": json.loads(knob.value), "origin": knob.origin} for knob in knobs}
+        args.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _knobs(loaded: Loaded) -> list[_Knob]:
+    """Return every knob; the value as JSON, a secret as stars."""
+    knobs = []
+    for section, values in loaded.config.model_dump().items():
+        for last, value in values.items():
+            secret = last.endswith(_SECRETS) and value
+            shown = json.dumps("***" if secret else value, ensure_ascii=False)
+            name = f"{section}.{last}"
+            knobs.append(_Knob(name=name, value=shown, origin=loaded.origins[name]))
+    return knobs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The house put together, and all that lives as long as the process.
+
+    engines   the processes of the engines
+    calls     the session manager: the calls are its children
+    lag       how late the event loop comes to work that is due
+    warm-up   loads the engines; ends when calls can be taken
+
+They are children of the one TaskGroup of `serve`. They end in the order calls, engines, the rest: a call that ends may
+still need its engines.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from media_server.config import Config
+from media_server.errors import ParleyError
+from media_server.events import Channel
+from media_server.metrics import Metrics
+from media_server.protocol.realtime import RealtimeWire
+from media_server.session.manager import SessionManager
+from media_server.transport.webrtc.peer import WebRtcPeer
+from signaling import operations, realtime
+from signaling.house import HOUSE, Engines, House
+from signaling.middleware import add_headers, answer_errors
+
+logger = logging.getLogger(__name__)
+
+LAG_PERIOD_S = 0.1
+
+# A full collection at 152 peers holds the loop for 16 to 24 ms. What is there after the start stays; it is never
+# looked at again, and the rest is looked at seldom.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+_HTTP_CLOSE_LIMIT_S = 2.0  # for answers under way at the end, and for the rest of a body that was refused
+
+
+def build_house(config: Config, engines: Engines) -> House:
+    """Return the house: every part knows those that it needs."""
+    metrics = Metrics()
+
+    def make_peer(on_channel: Callable[[Channel], None]) -> WebRtcPeer:
+        return WebRtcPeer(config.webrtc, bind_host=config.server.host, wire=RealtimeWire, on_channel=on_channel)
+
+    return House(
+        config=config,
+        engines=engines,
+        metrics=metrics,
+        manager=SessionManager(engines, config, metrics),
+        make_peer=make_peer,
+    )
+
+
+def build_app(house: House) -> web.Application:
+    """Return the front door of a house."""
+    app = web.Application(middlewares=[answer_errors], client_max_size=house.config.server.max_body_bytes)
+    app[HOUSE] = house
+    app.on_response_prepare.append(add_headers)
+    realtime.add_routes(app)
+    operations.add_routes(app)
+    return app
+
+
+async def serve(config: Config, engines: Engines, say: Callable[[str], None]) -> None:
+    """Serve calls until SIGINT or SIGTERM; then hang up and stop.
+
+    Args:
+        config: the configuration in force.
+        engines: not loaded yet.
+        say: told, line by line, what the operator should see.
+
+    Raises:
+        ParleyError: the address cannot be listened on, or an engine cannot be had.
+    """
+    house = build_house(config, engines)
+    runner = web.AppRunner(
+        build_app(house), access_log=None, shutdown_timeout=_HTTP_CLOSE_LIMIT_S, lingering_time=_HTTP_CLOSE_LIMIT_S
+    )
+    await runner.setup()
+    try:
+        url = await _listen(runner, config.server.host, config.server.port)
+        for line in engines.lines():
+            say(line)
+        say(f"listening on {url}, the engines are warming up")
+        failure = await _live(house, url, say)
+    finally:
+        await runner.cleanup()
+    if failure is not None:
+        raise failure
+
+
+async def _live(house: House, url: str, say: Callable[[str], None]) -> ParleyError | None:
+    """Run what lives as long as the process; return what ended it: None for a signal."""
+    ending: asyncio.Future[ParleyError | None] = asyncio.get_running_loop().create_future()
+
+    async def warm_up() -> None:
+        begun_s = asyncio.get_running_loop().time()
+        try:
+            await house.engines.load()
+        except ParleyError as error:
+            _settle(ending, error)
+            return
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        say(f"ready for calls after {asyncio.get_running_loop().time() - begun_s:.1f} s: {url}")
+
+    with _Signals(ending):
+        async with asyncio.TaskGroup() as tasks:
+            engines = tasks.create_task(house.engines.run(), name="engines")
+            calls = tasks.create_task(house.manager.run(), name="calls")
+            lag = tasks.create_task(watch_lag(house.metrics), name="lag")
+            warming = tasks.create_task(warm_up(), name="warm-up")
+            failure = await ending
+            if failure is None:
+                say(f"stopping, {house.manager.calls} calls are hung up")
+            for task in (calls, warming, engines, lag):
+                task.cancel()
+                await asyncio.wait([task])
+    return failure
+
+
+async def watch_lag(metrics: Metrics) -> None:
+    """Measure for ever how late the loop comes to work that is due."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due_s = loop.time() + LAG_PERIOD_S
+        await asyncio.sleep(LAG_PERIOD_S)
+        metrics.observe("loop_lag_ms", max(0.0, loop.time() - due_s) * 1000)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        why = (error.strerror or str(error)).rpartition(": ")[2]
+        raise ParleyError(f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours") from error
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{runner.addresses[0][1]}/"
+
+
+class _Signals:
+    """While entered, SIGINT and SIGTERM settle `ending`. A second one ends the process at once."""
+
+    def __init__(self, ending: asyncio.Future[ParleyError | None]) -> None:
+        self._ending = ending
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._end)
+
+    def __exit__(self, *_: object) -> None:
+        self._forget()
+
+    def _end(self) -> None:
+        self._forget()
+        _settle(self._ending, None)
+
+    def _forget(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)
+
+
+def _settle(ending: asyncio.Future[ParleyError | None], failure: ParleyError | None) -> None:
+    if not ending.done():
+        ending.set_result(failure)

@@ -1,0 +1,167 @@
+"""The way in: an SDP offer is posted, an SDP answer comes back, and the call lives. As the OpenAI Realtime API has it.
+
+POST    /v1/realtime/calls               the offer, or a form of `sdp` and `session` -> 201, the answer, Location
+POST    /v1/realtime/calls/{id}/hangup   -> 200
+DELETE  /v1/realtime/calls/{id}          -> 204
+"""
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.policy import HTTP
+from typing import Any
+
+from aiohttp import web
+
+from media_server.config import Config
+from media_server.errors import BadRequestError, NotFoundError, ServerFullError, UnsupportedError
+from media_server.events import Settings, merge_settings
+from media_server.protocol.realtime_session import parse_session
+from media_server.session.session import Session
+from media_server.transport.webrtc.offer import check_offer
+from signaling.house import HOUSE, House
+
+logger = logging.getLogger(__name__)
+
+CALLS = "/v1/realtime/calls"
+
+ANSWER_LIMIT_S = 10.0
+"""How long an answer may take. It is 5 to 50 ms; only a blocked machine takes longer."""
+
+
+class WarmingUpError(ServerFullError):
+    """An engine is not ready (any more)."""
+
+    code = "not_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class _CallRequest:
+    """What was posted: the offer, and the changes to the settings of the call that it asks for."""
+
+    sdp: str
+    session: dict[str, Any]
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the routes of calls."""
+    app.router.add_post(CALLS, _create_call)
+    app.router.add_post(f"{CALLS}/{{call_id}}/hangup", _hang_up)
+    app.router.add_delete(f"{CALLS}/{{call_id}}", _delete_call)
+
+
+async def _create_call(request: web.Request) -> web.Response:
+    house = request.app[HOUSE]
+    asked = await _read_request(request, house.body_limit_s)
+    offer = check_offer(asked.sdp)
+    changes = parse_session(asked.session)
+    _check_ready(house)
+    session = house.manager.admit(merge_settings(_default_settings(house.config), changes))
+    answer = await _connect(house, session, offer)
+    logger.info("%s: called from %s", session.id, request.remote)
+    return web.Response(
+        status=201,
+        text=answer,
+        content_type="application/sdp",
+        headers={"Location": f"{CALLS}/{session.id}"},
+    )
+
+
+async def _hang_up(request: web.Request) -> web.Response:
+    await _end_call(request)
+    return web.Response(status=200)
+
+
+async def _delete_call(request: web.Request) -> web.Response:
+    await _end_call(request)
+    return web.Response(status=204)
+
+
+async def _end_call(request: web.Request) -> None:
+    call_id = request.match_info["call_id"]
+    if not await request.app[HOUSE].manager.hang_up(call_id):
+        raise NotFoundError(f"there is no call {call_id[:80]!r}", param="call_id")
+
+
+async def _connect(house: House, session: Session, offer: str) -> str:
+    """Answer the offer and let the call live; if that fails, its place is free again."""
+    peer = house.make_peer(session.attach_channel)
+    started = False
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            answer = await peer.answer(offer)
+        session.attach_media(peer)
+        house.manager.start(session)
+        started = True
+    finally:
+        if not started:
+            house.manager.release(session)
+            await peer.close()
+    return answer
+
+
+def _check_ready(house: House) -> None:
+    if house.state != "ready":
+        states = [f"{stage} {state}" for stage, state in house.engines.states().items() if state != "ready"]
+        message = f"not ready: {', '.join(state.partition(':')[0] for state in states)}"
+        raise WarmingUpError(message, retry_after_s=house.config.server.retry_after_s)
+
+
+def _default_settings(config: Config) -> Settings:
+    return Settings(instructions=config.call.instructions, voice=config.call.voice, language=config.asr.language)
+
+
+# --- reading the request ---------------------------------------------------------------------------------------------
+
+
+async def _read_request(request: web.Request, body_limit_s: float) -> _CallRequest:
+    kind = request.content_type
+    if kind not in {"application/sdp", "multipart/form-data"}:
+        raise UnsupportedError(f"Content-Type: found {kind[:80]!r}, wanted application/sdp or multipart/form-data")
+    try:
+        async with asyncio.timeout(body_limit_s):
+            body = await request.read()
+    except TimeoutError:
+        message = f"the body did not arrive within {body_limit_s:g} s"
+        raise BadRequestError(message, reason="body_too_slow") from None
+    if kind == "application/sdp":
+        return _CallRequest(_text(body, "sdp"), {})
+    parts = _read_form(request.headers["Content-Type"], body)
+    if "sdp" not in parts:
+        found = ", ".join(parts)[:80] or "none"
+        raise BadRequestError(f"form parts: found {found}, wanted 'sdp' and, if you like, 'session'", param="sdp")
+    return _CallRequest(_text(parts["sdp"], "sdp"), _read_session(_text(parts.get("session", b"{}"), "session")))
+
+
+def _read_form(content_type: str, body: bytes) -> dict[str, bytes]:
+    """Return the parts of a form by name. Of two with one name the first counts."""
+    header = f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "surrogateescape")
+    form = message_from_bytes(header + body, policy=HTTP)
+    if not form.is_multipart():
+        raise BadRequestError("the form has no parts, or not the boundary that its Content-Type names")
+    parts: dict[str, bytes] = {}
+    for part in form.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        if isinstance(name, str) and isinstance(content, bytes):
+            parts.setdefault(name, content)
+    return parts
+
+
+def _read_session(text: str) -> dict[str, Any]:
+    try:
+        session = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRequestError(f"session: found {text[:80]!r}, wanted JSON", param="session") from None
+    if not isinstance(session, dict):
+        raise BadRequestError(f"session: found {text[:80]!r}, wanted a JSON object", param="session")
+    return session
+
+
+def _text(content: bytes, param: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequestError(f"{param}: found {content[:20]!r}, wanted UTF-8", param=param) from None

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from media_server.audio import opus
+from media_server.audio.chunk import Pcm, silence
+from media_server.audio.opus import OpusDecoder, OpusEncoder, OpusError
+
+FRAME = 480
+
+
+def tone(n_frames: int, hz: float = 440.0) -> Pcm:
+    return (8_000 * np.sin(2 * np.pi * hz * np.arange(n_frames * FRAME) / 24_000)).astype(np.int16)
+
+
+def packets(pcm: Pcm) -> list[bytes]:
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+    return [encoder.encode(pcm[at : at + FRAME]) for at in range(0, len(pcm), FRAME)]
+
+
+def test_a_tone_comes_back_as_loud_as_it_was_at_16_khz() -> None:
+    decoder = OpusDecoder()
+
+    heard = np.concatenate([decoder.decode(packet) for packet in packets(tone(50))])
+
+    assert len(heard) == 16_000
+    settled = heard[1_600:].astype(float)
+    assert np.std(settled) == pytest.approx(8_000 / 2**0.5, rel=0.03)
+    assert np.argmax(np.abs(np.fft.rfft(settled[-8_000:]))) == 220  # of 2 Hz each
+
+
+def test_a_packet_tells_its_length_in_ticks_of_48_khz() -> None:
+    assert opus.packet_ticks(packets(tone(1))[0]) == 960
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff", b"\x00" * 4_000])
+def test_what_is_no_packet_has_no_length(payload: bytes) -> None:
+    assert opus.packet_ticks(payload) == 0
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff"])
+def test_a_refused_packet_leaves_the_decoder_usable(payload: bytes) -> None:
+    decoder = OpusDecoder()
+
+    with pytest.raises(OpusError):
+        decoder.decode(payload)
+
+    assert len(decoder.decode(packets(tone(1))[0])) == 320
+
+
+def test_a_lost_packet_comes_back_from_the_copy_in_the_next() -> None:
+    speech = tone(40, 220.0) * np.repeat(np.arange(40) % 2, FRAME).astype(np.int16)  # every second frame is loud
+    sent = packets(speech)
+    whole = OpusDecoder()
+    expected = [whole.decode(packet) for packet in sent]
+    lossy = OpusDecoder()
+    for packet in sent[:31]:
+        lossy.decode(packet)
+
+    recovered = lossy.recover(sent[32], 320)
+
+    assert np.corrcoef(recovered, expected[31])[0, 1] > 0.9
+
+
+def test_a_guess_has_exactly_the_length_asked_for() -> None:
+    decoder = OpusDecoder()
+    decoder.decode(packets(tone(1))[0])
+
+    assert [len(decoder.conceal(n)) for n in (320, 7, 333, 1_920, 2_000)] == [320, 7, 333, 1_920, 2_000]
+
+
+def test_silence_costs_less_than_speech() -> None:
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+
+    sizes = [len(encoder.encode(silence(FRAME))) for _ in range(10)]
+
+    assert sizes[-1] < 30
+
+
+def test_a_frame_of_a_length_that_opus_has_not_is_refused() -> None:
+    with pytest.raises(OpusError, match="invalid argument"):
+        OpusEncoder(bitrate_bps=32_000, complexity=5).encode(silence(481))

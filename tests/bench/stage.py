@@ -1,0 +1,36 @@
+"""A server for a benchmark, configured for it."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from media_server.caller.demo import running_server
+from media_server.config import ROOT
+
+FOLDER = ROOT / "build" / "bench"
+
+
+@asynccontextmanager
+async def server(toml: str = "[call]\ngreeting = false\n") -> AsyncGenerator[str, None]:
+    """Run a server with some knobs turned; give its address."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / "server.toml"
+    path.write_text(toml, encoding="utf-8")
+    async with running_server(path) as url:
+        yield url
+
+
+def talkative_scenario() -> Path:
+    """Return a scenario like the shipped one whose greeting goes on for half a minute, to be interrupted."""
+    shipped = (ROOT / "config" / "scenarios" / "coffee.toml").read_text(encoding="utf-8")
+    lines = shipped.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("greeting ="))
+    story = (
+        "Let me tell you about our beans, which come from a small farm high up in the mountains where the nights are "
+        "cold and the days are warm and the harvest goes on for many weeks of every year. "
+    )
+    lines[at] = f'greeting = "{story * 4}"'
+    path = FOLDER / "talkative.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

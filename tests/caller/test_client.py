@@ -1,0 +1,146 @@
+"""One call over real WebRTC, against a far end that echoes."""
+
+import asyncio
+import json
+import socket
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from media_server.audio.chunk import SPEAKING_HZ, silence
+from media_server.audio.levels import level_dbfs
+from media_server.caller.client import CallClient, is_type
+from media_server.errors import ClientError, PeerGoneError, ServerFullError
+from tests.caller.far_end import FarEnd, far_end
+
+pytestmark = pytest.mark.e2e
+
+TONE = (8000 * np.sin(np.arange(SPEAKING_HZ // 2) * 2 * np.pi * 440 / SPEAKING_HZ)).astype(np.int16)
+
+
+async def test_what_the_far_end_sends_back_is_heard_and_timed() -> None:
+    async with far_end(FarEnd()) as far, CallClient(far.url) as client:
+        sent_s = await client.play(TONE)
+        await client.play(silence(SPEAKING_HZ * 4 // 10))  # the way back over the far end's jitter buffer
+
+        first_s = client.ear.first_sound_s()
+        last_s = client.ear.last_sound_s()
+        assert first_s is not None
+        assert last_s is not None
+        assert sent_s - 0.5 < first_s < sent_s
+        assert sent_s < last_s < sent_s + 0.4
+        assert 0.4 < last_s - first_s < 0.6
+        assert max(frame.dbfs for frame in client.ear.frames) == pytest.approx(level_dbfs(TONE), abs=2)
+
+
+async def test_the_way_through_is_timed_step_by_step() -> None:
+    async with far_end(FarEnd()) as far, CallClient(far.url) as client:
+        await client.play(TONE)
+        setup = client.setup
+
+    assert setup.answer_ms is not None
+    assert setup.connected_ms is not None
+    assert setup.channel_ms is not None
+    assert setup.first_packet_ms is not None
+    assert 0 < setup.answer_ms < setup.connected_ms <= setup.channel_ms < 2000
+    assert setup.connected_ms - 5 < setup.first_packet_ms < 2000
+
+
+async def test_events_and_commands_cross() -> None:
+    far = FarEnd(
+        greeting=[{"type": "session.created"}],
+        answers={"response.create": [{"type": "response.created"}, {"type": "response.done"}]},
+    )
+
+    async with far_end(far), CallClient(far.url) as client:
+        created = await client.wait_for(is_type("session.created"), 2)
+        mark = client.n_received
+        client.say_in_writing("hello")
+        done = await client.wait_for(is_type("response.done"), 2, after=mark)
+        types = []
+        async for received in client.events():
+            types.append(received.type)
+            if received.type == "response.done":
+                break
+
+    assert types == ["session.created", "response.created", "response.done"]
+    assert created.at_s < done.at_s
+    assert far.commands[0]["item"]["content"] == [{"type": "input_text", "text": "hello"}]
+    assert far.commands[1] == {"type": "response.create"}
+
+
+async def test_waiting_for_what_never_comes_ends_in_time() -> None:
+    async with far_end(FarEnd()) as far, CallClient(far.url) as client:
+        with pytest.raises(TimeoutError):
+            await client.wait_for(is_type("response.done"), 0.02)
+
+
+async def test_leaving_the_block_hangs_up_and_ends_every_wait() -> None:
+    async with far_end(FarEnd()) as far, asyncio.TaskGroup() as group:
+        async with CallClient(far.url) as client:
+            speaking = group.create_task(_ending(client.play(np.tile(TONE, 20))))
+            waiting = group.create_task(_ending(client.wait_for(is_type("response.done"), 20)))
+            await asyncio.sleep(0)
+            assert client.call_id == "rtc_1"
+
+        assert "the call ended" in await speaking
+        assert "the call ended" in await waiting
+
+    assert far.hung_up == ["rtc_1"]
+
+
+async def test_a_far_end_that_hangs_up_ends_the_call() -> None:
+    async with far_end(FarEnd()) as far, CallClient(far.url) as client:
+        await far.peers[0].close()
+
+        with pytest.raises(PeerGoneError, match="the call ended"):
+            await client.wait_for(is_type("response.done"), 5)
+        with pytest.raises(PeerGoneError, match="not open"):
+            client.send({"type": "response.create"})
+
+
+async def test_session_settings_and_the_key_travel_with_the_offer() -> None:
+    far = FarEnd()
+    settings = {"type": "realtime", "instructions": "Be kind."}
+
+    async with far_end(far), CallClient(far.url, api_key="ek_1", session=settings):
+        pass
+
+    assert far.headers[0]["Authorization"] == "Bearer ek_1"
+    assert json.loads(far.bodies[0]) == settings
+
+
+async def test_a_full_server_says_when_to_come_back() -> None:
+    full = web.json_response(
+        {"error": {"message": "25 of 25 calls are taken"}}, status=503, headers={"Retry-After": "7"}
+    )
+    async with far_end(FarEnd(refusal=full)) as far:
+        with pytest.raises(ServerFullError, match="25 of 25 calls are taken") as caught:
+            await CallClient(far.url).__aenter__()
+
+    assert caught.value.retry_after_s == 7
+
+
+async def test_a_refusal_is_told_in_the_words_of_the_server() -> None:
+    refusal = web.json_response({"error": {"message": "no such key"}}, status=401)
+    async with far_end(FarEnd(refusal=refusal)) as far:
+        with pytest.raises(ClientError, match="refused the call with 401: no such key"):
+            await CallClient(far.url).__aenter__()
+
+
+async def test_a_place_where_no_server_is_says_so() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+        with pytest.raises(PeerGoneError, match="nobody answers there"):
+            await CallClient(url).__aenter__()
+
+
+async def _ending(call: object) -> str:
+    try:
+        await call  # type: ignore[misc]
+    except PeerGoneError as error:
+        return str(error)
+    return ""

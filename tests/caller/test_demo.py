@@ -1,0 +1,30 @@
+"""What the demo needs: a caller's voice, and a server that is ready or says why it is not."""
+
+from pathlib import Path
+
+import pytest
+
+from media_server.audio.levels import level_dbfs
+from media_server.caller.demo import make_recordings, running_server
+from media_server.caller.microphone import MICROPHONE_HZ
+from media_server.errors import PeerGoneError
+
+
+@pytest.mark.parametrize("path", [None, "/nowhere"], ids=["with what is installed", "without flite"])
+async def test_the_caller_has_a_voice(path: str | None) -> None:
+    sayings = await make_recordings(["yes please", "a large latte"], path=path)
+
+    assert [saying.name for saying in sayings] == ["yes please", "a large latte"]
+    for saying in sayings:
+        assert saying.pcm is not None
+        assert 0.4 * MICROPHONE_HZ < len(saying.pcm) < 3 * MICROPHONE_HZ
+        assert -35 < level_dbfs(saying.pcm) < -5
+
+
+@pytest.mark.e2e
+async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[turn]\nsilence_mss = 1\n")
+
+    with pytest.raises(PeerGoneError, match=r"ended at once(.|\n)*did you mean 'turn.silence_ms'"):
+        async with running_server(tmp_path / "bad.toml"):
+            pass

@@ -1,0 +1,1 @@
+"""The machines, each tested through its protocol."""

@@ -1,0 +1,179 @@
+"""Silero VAD hears real speech where it is, and nothing else."""
+
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import av
+import faster_whisper
+import numpy as np
+import pytest
+from faster_whisper.vad import get_vad_model
+
+from media_server.audio.chunk import HEARING_HZ, Pcm, silence
+from media_server.engines.protocols import Vad, VadStream
+from media_server.engines.vad_silero import CARRIERS, WINDOW_SAMPLES, SileroVad
+from media_server.errors import EngineMissingError
+
+SPEECH = Path(os.environ.get("PARLEY_SPEECH", Path(__file__).parents[3] / "shared" / "speech"))
+WINDOW_S = WINDOW_SAMPLES / HEARING_HZ
+
+needs_speech = pytest.mark.skipif(
+    not (SPEECH / "manifest.jsonl").is_file(), reason=f"no recorded speech in {SPEECH} (set PARLEY_SPEECH)"
+)
+
+
+@pytest.fixture(params=CARRIERS, ids=[package for package, _ in CARRIERS])
+async def vad(request: pytest.FixtureRequest) -> Vad:
+    package, inside = request.param
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"{package} is not installed")
+    engine: Vad = SileroVad(model=Path(spec.submodule_search_locations[0], inside))
+    await engine.load()
+    return engine
+
+
+async def listen(stream: VadStream, pcm: Pcm) -> list[float]:
+    """Return the probability of every whole window."""
+    starts = range(0, len(pcm) - WINDOW_SAMPLES + 1, WINDOW_SAMPLES)
+    return [await stream.probability(pcm[start : start + WINDOW_SAMPLES]) for start in starts]
+
+
+def read_clip(name: str) -> Pcm:
+    """Return a 16 kHz mono clip, int16, shape (n,)."""
+    with av.open(str(SPEECH / name)) as container:
+        frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+    return np.concatenate(frames).astype(np.int16)
+
+
+def clips(*sets: str) -> list[dict[str, Any]]:
+    """Return the manifest's 16 kHz clips of these sets."""
+    lines = (SPEECH / "manifest.jsonl").read_text().splitlines()
+    return [clip for line in lines if (clip := json.loads(line))["set"] in sets and clip["sample_rate"] == HEARING_HZ]
+
+
+def noise(seconds: float, amplitude: float) -> Pcm:
+    """Return white noise, the same every time."""
+    random = np.random.default_rng(7)
+    return (random.standard_normal(int(seconds * HEARING_HZ)) * amplitude).astype(np.int16)
+
+
+def tone(seconds: float, hz: float, amplitude: float) -> Pcm:
+    """Return a sine."""
+    at_s = np.arange(int(seconds * HEARING_HZ)) / HEARING_HZ
+    return (np.sin(2 * np.pi * hz * at_s) * amplitude).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        pytest.param(silence(HEARING_HZ), id="digital silence"),
+        pytest.param(noise(2.0, 100), id="faint noise"),
+        pytest.param(noise(2.0, 3000), id="loud noise"),
+        pytest.param(tone(2.0, 440, 8000), id="a tone"),
+        pytest.param(tone(2.0, 50, 8000), id="mains hum"),
+    ],
+)
+async def test_what_is_not_speech_stays_quiet(vad: Vad, sound: Pcm) -> None:
+    probabilities = await listen(vad.open(), sound)
+
+    assert max(probabilities) < 0.5
+
+
+@needs_speech
+async def test_speech_starts_and_ends_where_the_reference_says(vad: Vad) -> None:
+    off_s = []
+    for clip in clips("commands", "ljspeech")[:12]:
+        probabilities = np.array(await listen(vad.open(), read_clip(clip["file"])))
+        heard = np.flatnonzero(probabilities >= 0.5) * WINDOW_S
+        first, last = clip["silero_v6_segments"][0][0], clip["silero_v6_segments"][-1][1]
+        off_s += [abs(heard[0] - first), abs(heard[-1] + WINDOW_S - last)]
+
+    assert np.median(off_s) < 0.07
+    assert max(off_s) < 0.3
+
+
+@needs_speech
+async def test_window_by_window_is_the_same_as_all_at_once() -> None:
+    vad = SileroVad(model=Path(faster_whisper.__path__[0], "assets", "silero_vad_v6.onnx"))
+    await vad.load()
+    pcm = read_clip(clips("ljspeech")[0]["file"])[: 60 * WINDOW_SAMPLES]
+
+    ours = await listen(vad.open(), pcm)
+    reference = get_vad_model()(pcm.astype(np.float32) / 32_768)
+
+    # faster-whisper blanks the end of the last window.
+    assert ours[:-1] == pytest.approx(reference.ravel()[:-1].tolist(), abs=1e-5)
+
+
+@needs_speech
+async def test_room_noise_is_not_speech(vad: Vad) -> None:
+    for name in ("negatives/room_tone_pv_empty.flac", "negatives/synthetic_pink_-30dBFS.flac"):
+        probabilities = await listen(vad.open(), read_clip(name))
+
+        assert np.mean(np.array(probabilities) >= 0.5) < 0.02
+
+
+@needs_speech
+async def test_two_calls_at_a_time_hear_what_each_would_hear_alone(vad: Vad) -> None:
+    one, other = (read_clip(clip["file"])[:HEARING_HZ] for clip in clips("ljspeech")[:2])
+    alone = [await listen(vad.open(), one), await listen(vad.open(), other)]
+    streams = [vad.open(), vad.open()]
+    together: list[list[float]] = [[], []]
+    for start in range(0, len(one) - WINDOW_SAMPLES + 1, WINDOW_SAMPLES):
+        for stream, pcm, heard in zip(streams, (one, other), together, strict=True):
+            heard.append(await stream.probability(pcm[start : start + WINDOW_SAMPLES]))
+
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
+async def test_a_stream_remembers_what_it_heard_before(vad: Vad) -> None:
+    stream = vad.open()
+    window = noise(0.032, 2000)
+
+    first, second = await stream.probability(window), await stream.probability(window)
+
+    assert first != second
+
+
+async def test_a_window_of_another_length_is_refused(vad: Vad) -> None:
+    with pytest.raises(ValueError, match=r"windows of shape \(512,\), got \(480,\)"):
+        await vad.open().probability(silence(480))
+
+
+async def test_a_file_is_found_without_importing_its_package() -> None:
+    vad = SileroVad()
+
+    await vad.load()
+
+    assert "silero_vad" in vad.why
+    assert "torch" not in sys.modules
+
+
+async def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineMissingError, match="there is no such file"):
+        await SileroVad(model=tmp_path / "silero_vad.onnx").load()
+
+
+async def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "silero_vad.onnx"
+    path.write_bytes(b"not a network")
+
+    with pytest.raises(EngineMissingError, match="not a file that ONNX Runtime can read"):
+        await SileroVad(model=path).load()
+
+
+async def test_an_engine_that_is_not_loaded_says_so() -> None:
+    with pytest.raises(RuntimeError, match="comes after load"):
+        SileroVad().open()
+
+
+async def test_closing_twice_or_unloaded_is_fine(vad: Vad) -> None:
+    await vad.close()
+    await vad.close()
+    await SileroVad().close()

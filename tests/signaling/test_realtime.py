@@ -1,0 +1,229 @@
+"""A call begins with an offer and ends by a hang-up; what is wrong is told in one shape."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+
+from media_server.errors import BadRequestError
+from signaling import realtime
+from tests.signaling.scripted_house import FakePeer, ScriptedEngines, front_door
+from tests.transport.webrtc.test_offer import CHROMIUM
+
+SDP = {"Content-Type": "application/sdp"}
+
+
+def form(**parts: str) -> aiohttp.MultipartWriter:
+    """Return a form as the stock SDK posts it: no file names."""
+    writer = aiohttp.MultipartWriter("form-data")
+    for name, text in parts.items():
+        writer.append(text).set_content_disposition("form-data", name=name)
+    return writer
+
+
+async def error_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Return the error in an answer; it must be the only thing there."""
+    body = await response.json()
+    assert list(body) == ["error"]
+    assert list(body["error"]) == ["type", "code", "message", "param"]
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+async def test_an_offer_becomes_a_call() -> None:
+    peer = FakePeer("v=0\r\ns=answer\r\n")
+    async with front_door(peer=lambda: peer) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 201
+        assert response.content_type == "application/sdp"
+        assert await response.text() == "v=0\r\ns=answer\r\n"
+        place, _, call_id = response.headers["Location"].rpartition("/")
+        assert place == "/v1/realtime/calls"
+        assert call_id.startswith("rtc_")
+        assert house.manager.find(call_id) is not None
+        assert ".local" not in peer.offers[0]
+
+
+async def test_a_form_carries_the_session() -> None:
+    async with front_door(peer=FakePeer) as (client, house):
+        session = {"type": "realtime", "instructions": "Be brief.", "audio": {"output": {"voice": "anna"}}}
+
+        response = await client.post(realtime.CALLS, data=form(sdp=CHROMIUM, session=json.dumps(session)))
+
+        call = house.manager.find(response.headers["Location"].rpartition("/")[2])
+        assert response.status == 201
+        assert call is not None
+        assert call.settings.instructions == "Be brief."
+        assert call.settings.voice == "anna"
+
+
+async def test_without_a_session_the_configuration_holds() -> None:
+    async with front_door(peer=FakePeer, flags={"call.instructions": "Sell coffee."}) as (client, house):
+        response = await client.post(realtime.CALLS, data=form(sdp=CHROMIUM))
+
+        call = house.manager.find(response.headers["Location"].rpartition("/")[2])
+        assert call is not None
+        assert call.settings.instructions == "Sell coffee."
+
+
+async def test_a_form_with_file_names_is_taken_too() -> None:
+    async with front_door(peer=FakePeer) as (client, _):
+        data = aiohttp.FormData()
+        data.add_field("sdp", CHROMIUM.encode(), filename="offer.sdp", content_type="application/sdp")
+
+        response = await client.post(realtime.CALLS, data=data)
+
+        assert response.status == 201
+
+
+@pytest.mark.parametrize(("method", "ending", "status"), [("POST", "/hangup", 200), ("DELETE", "", 204)])
+async def test_a_hang_up_ends_the_call(method: str, ending: str, status: int) -> None:
+    peer = FakePeer()
+    async with front_door(peer=lambda: peer) as (client, house):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        response = await client.request(method, created.headers["Location"] + ending)
+
+        assert response.status == status
+        assert peer.closed.is_set()
+        assert house.manager.calls == 0
+
+
+async def test_a_call_that_is_not_there_cannot_be_hung_up() -> None:
+    async with front_door() as (client, _):
+        response = await client.post(f"{realtime.CALLS}/rtc_none/hangup")
+
+        assert response.status == 404
+        assert await error_of(response) == {
+            "type": "invalid_request_error",
+            "code": "not_found",
+            "message": "there is no call 'rtc_none'",
+            "param": "call_id",
+        }
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "code"),
+    [
+        pytest.param(b"hello", "application/sdp", 400, "bad_sdp", id="no-sdp"),
+        pytest.param(b"", "application/sdp", 400, "bad_sdp", id="empty"),
+        pytest.param(b"\xff\xfe", "application/sdp", 400, "invalid_request", id="not-utf8"),
+        pytest.param(
+            CHROMIUM.replace("opus", "speex").replace("PCM", "X").encode(), "application/sdp", 422, None, id="x"
+        ),
+        pytest.param(b"v=0\r\n", "application/sdp", 422, "unusable_sdp", id="no-audio"),
+        pytest.param(b"{}", "application/json", 415, "unsupported_media_type", id="json"),
+        pytest.param(b"--x--", "multipart/form-data; boundary=x", 400, "invalid_request", id="no-parts"),
+        pytest.param(b"hello", "multipart/form-data; boundary=x", 400, "invalid_request", id="no-form"),
+        pytest.param(b"hello", "multipart/form-data", 400, "invalid_request", id="no-boundary"),
+        pytest.param(b"x" * 70_000, "application/sdp", 413, "too_large", id="too-large"),
+    ],
+)
+async def test_what_cannot_be_a_call_is_told_so(body: bytes, content_type: str, status: int, code: str | None) -> None:
+    async with front_door(peer=FakePeer) as (client, house):
+        response = await client.post(realtime.CALLS, data=body, headers={"Content-Type": content_type})
+
+        assert response.status == status
+        error = await error_of(response)
+        assert error["type"] == "invalid_request_error"
+        assert error["code"] == (code or error["code"])
+        assert house.manager.calls == 0
+
+
+@pytest.mark.parametrize("session", ["", "[]", "nonsense", '{"type": "realtime", "audio": 3}', "[" * 30_000])
+async def test_a_session_that_cannot_be_is_a_bad_request(session: str) -> None:
+    async with front_door(peer=FakePeer) as (client, house):
+        response = await client.post(realtime.CALLS, data=form(sdp=CHROMIUM, session=session))
+
+        assert response.status == 400
+        assert str((await error_of(response))["param"]).startswith("session")
+        assert house.manager.calls == 0
+
+
+async def test_a_full_server_says_when_to_come_back() -> None:
+    async with front_door(peer=FakePeer, flags={"server.max_calls": 1, "server.retry_after_s": 7}) as (client, _):
+        first = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        second = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert (first.status, second.status) == (201, 503)
+        assert second.headers["Retry-After"] == "7"
+        assert (await error_of(second))["code"] == "server_full"
+
+
+@pytest.mark.parametrize("state", ["warming", "down: its worker died"])
+async def test_while_an_engine_is_not_ready_no_call_is_taken(state: str) -> None:
+    async with front_door(ScriptedEngines(state=state), peer=FakePeer) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "5"
+        error = await error_of(response)
+        assert error["code"] == "not_ready"
+        assert "worker" not in error["message"]
+        assert house.manager.calls == 0
+
+
+async def test_an_offer_that_cannot_be_answered_gives_its_place_back() -> None:
+    peer = FakePeer(BadRequestError("the offer cannot be answered"))
+    async with front_door(peer=lambda: peer) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 400
+        assert house.manager.calls == 0
+        assert peer.closed.is_set()
+
+
+async def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with front_door(peer=lambda: FakePeer(ZeroDivisionError("in /secret/path"))) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 500
+        assert await error_of(response) == {
+            "type": "server_error",
+            "code": "internal_error",
+            "message": "something went wrong on the server",
+            "param": None,
+        }
+        assert house.manager.calls == 0
+        assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
+    async with front_door(peer=FakePeer, body_limit_s=0.01) as (client, _):
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        head = (
+            f"POST {realtime.CALLS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/sdp\r\nContent-Length: 9\r\n\r\n"
+        )
+        writer.write(head.encode() + b"v=0")
+
+        answer = await reader.readuntil(b"}}")
+        writer.close()
+
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b'"body_too_slow"' in answer
+
+
+@pytest.mark.e2e
+async def test_a_real_connection_opens_its_channel_and_is_hung_up() -> None:
+    async with front_door() as (client, house):
+        caller = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        caller.addTransceiver("audio")
+        channel = caller.createDataChannel("oai-events")
+        message: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        channel.once("message", message.set_result)
+        await caller.setLocalDescription(await caller.createOffer())
+
+        response = await client.post(realtime.CALLS, data=caller.localDescription.sdp, headers=SDP)
+        await caller.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        async with asyncio.timeout(10):
+            first = json.loads(await message)
+        hung_up = await client.post(f"{response.headers['Location']}/hangup")
+        await caller.close()
+
+        assert first["type"] == "session.created"
+        assert hung_up.status == 200
+        assert house.manager.calls == 0

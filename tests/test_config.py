@@ -1,0 +1,104 @@
+"""Values come from four places, each on top of the one before, and what is wrong is named with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from media_server.config import Loaded, known_names, load_config
+from media_server.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a user's file and return its path."""
+    file = folder / "own.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_shipped_file_alone_is_a_whole_configuration() -> None:
+    loaded = load_config({})
+
+    assert loaded.config.server.port == 8080
+    assert set(loaded.origins) == set(known_names())
+    assert set(loaded.origins.values()) == {"config/default.toml"}
+
+
+def test_each_place_covers_the_one_before(tmp_path: Path) -> None:
+    file = write(tmp_path, "[server]\nport = 1001\nmax_calls = 3\nretry_after_s = 9\n")
+    environ = {"PARLEY_SERVER__PORT": "1002", "PARLEY_SERVER__MAX_CALLS": "4", "HOME": "/nowhere"}
+
+    loaded = load_config(environ, file, {"server.port": 1003})
+
+    assert (loaded.config.server.port, loaded.origins["server.port"]) == (1003, "--port")
+    assert (loaded.config.server.max_calls, loaded.origins["server.max_calls"]) == (4, "PARLEY_SERVER__MAX_CALLS")
+    assert (loaded.config.server.retry_after_s, loaded.origins["server.retry_after_s"]) == (9, str(file))
+    assert loaded.origins["server.host"] == "config/default.toml"
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "[call]\ngreeting = false\n")
+
+    assert load_config({"PARLEY_CONFIG": str(file)}).config.call.greeting is False
+
+
+def test_a_file_on_the_command_line_covers_the_one_of_the_environment(tmp_path: Path) -> None:
+    file = write(tmp_path, "[call]\ngreeting = false\n")
+
+    loaded = load_config({"PARLEY_CONFIG": str(tmp_path / "missing.toml")}, file)
+
+    assert loaded.config.call.greeting is False
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False)])
+def test_a_truth_may_be_written_as_people_do(text: str, value: bool) -> None:
+    loaded: Loaded = load_config({"PARLEY_CALL__GREETING": text})
+
+    assert loaded.config.call.greeting is value
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (
+            {"PARLEY_TURN__SILENCE_MSS": "5"},
+            "PARLEY_TURN__SILENCE_MSS: unknown name 'turn.silence_mss'; did you mean 'PARLEY_TURN__SILENCE_MS'?",
+        ),
+        ({"PARLEY_XYZZY": "5"}, "PARLEY_XYZZY: unknown name 'xyzzy.'; the sections are server, webrtc, call"),
+        ({"PARLEY_SERVER__PORT": "70000"}, "PARLEY_SERVER__PORT: server.port: Input should be less than or equal to"),
+        ({"PARLEY_SERVER__PORT": "many"}, "PARLEY_SERVER__PORT: server.port: Input should be a valid integer"),
+        ({"PARLEY_ASR__ENGINE": "ears"}, "PARLEY_ASR__ENGINE: asr.engine: Input should be 'sphinx' or 'whisper'"),
+        ({"PARLEY_CONFIG": "/nowhere/x.toml"}, "/nowhere/x.toml: cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(environ)
+
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[turn]\nstop_ms = 5\n", "unknown name 'turn.stop_ms'"),
+        ("port = 80\n", "'port' stands outside of a section"),
+        ("[server\n", "is not TOML"),
+        ("[server]\nport = []\n", "server.port: Input should be a valid integer, found []"),
+        ("[srever]\nport = 80\n", "unknown name 'srever.port'; did you mean 'server.port'?"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_the_file(text: str, message: str, tmp_path: Path) -> None:
+    file = write(tmp_path, text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, file)
+
+    assert str(caught.value).startswith(f"{file}: ")
+    assert message in str(caught.value)
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = load_config({}).config
+
+    with pytest.raises(ValueError, match="frozen"):
+        config.server.port = 1

@@ -1,0 +1,1 @@
+"""Tests of how sound and events travel."""

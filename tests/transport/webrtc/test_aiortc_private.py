@@ -1,0 +1,127 @@
+"""Fails when a new aiortc or aioice has changed a private part that the transport touches."""
+
+import inspect
+from typing import Any
+
+import aioice.ice
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, exceptions
+from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
+from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.rtcsctptransport import SCTP_MAX_PACKET_LENGTH
+from aiortc.rtp import RtpPacket
+
+from media_server.transport.webrtc import aiortc_private
+from media_server.transport.webrtc.aiortc_private import addresses_for, choose_codec, gather_on, take_over
+from tests.transport.webrtc.far_end import FarEnd
+
+RECEIVER_PARTS = ["started", "codecs", "rtcp_task", "remote_streams", "lsr", "lsr_time", "rtcp_ssrc", "transport"]
+SENDER_PARTS = [
+    "rtp_started",
+    "rtp_exited",
+    "rtp_header_extensions_map",
+    "mid",
+    "ntp_timestamp",
+    "rtp_timestamp",
+    "octet_count",
+    "packet_count",
+    "rtt",
+    "transport",
+]
+
+
+async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+
+    receiver, sender = vars(transceiver.receiver), vars(transceiver.sender)
+    missing = [name for name in RECEIVER_PARTS if f"_RTCRtpReceiver__{name}" not in receiver]
+    missing += [name for name in SENDER_PARTS if f"_RTCRtpSender__{name}" not in sender]
+    missing += [name for name in ("receiver", "sender") if f"_RTCRtpTransceiver__{name}" not in vars(transceiver)]
+    missing += [name for name in ("_codecs", "_offerDirection") if name not in vars(transceiver)]
+    missing += [name for name in ("_ssrc", "_stream_id", "_enabled") if name not in sender]
+    missing += [name for name in ("_enabled", "_track") if name not in receiver]
+    missing += [name for name in ("_RTCPeerConnection__iceTransports",) if name not in vars(pc)]
+    await pc.close()
+
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (RTCRtpReceiver.receive, ["self", "parameters"]),
+        (RTCRtpReceiver._handle_rtp_packet, ["self", "packet", "arrival_time_ms"]),
+        (RTCRtpReceiver._handle_rtcp_packet, ["self", "packet"]),
+        (RTCRtpReceiver._run_rtcp, ["self"]),
+        (RTCRtpReceiver._set_rtcp_ssrc, ["self", "ssrc"]),
+        (RTCRtpSender._handle_rtcp_packet, ["self", "packet"]),
+        (RTCRtpSender._run_rtp, ["self", "codec"]),
+        (StreamStatistics.__init__, ["self", "clockrate"]),
+        (StreamStatistics.add, ["self", "packet"]),
+        (RtpPacket.serialize, ["self", "extensions_map"]),
+        (aioice.ice.get_host_addresses, ["use_ipv4", "use_ipv6"]),
+        (aioice.ice.Connection.get_component_candidates, ["self", "component", "addresses", "timeout"]),
+    ],
+)
+def test_the_private_functions_take_what_they_took(function: Any, parameters: list[str]) -> None:
+    assert list(inspect.signature(function).parameters) == parameters
+
+
+def test_the_receiver_still_keeps_its_reports_where_we_feed_them() -> None:
+    source = inspect.getsource(RTCRtpReceiver._run_rtcp)
+
+    assert "self.__remote_streams.items()" in source
+
+
+def test_sctp_packets_fit_the_smallest_ipv6_path() -> None:
+    assert SCTP_MAX_PACKET_LENGTH <= 1_200  # 1,280 less IPv6, UDP and DTLS
+
+
+async def test_our_parts_are_used_by_the_connection_and_the_candidates_are_ours() -> None:
+    far = FarEnd()
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    receiver, sender = take_over(transceiver, lambda _: None, lambda: None)
+
+    await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
+    name = choose_codec(transceiver, {"pcmu": {}, "opus": {"useinbandfec": 1}})
+    n_candidates = await gather_on(transceiver, ["127.0.0.1"])
+    await pc.setLocalDescription(await pc.createAnswer())
+    lines = pc.localDescription.sdp.splitlines()
+    await pc.close()
+    await far.pc.close()
+
+    assert pc.getReceivers() == [receiver]
+    assert pc.getSenders() == [sender]
+    assert name == "pcmu"
+    assert n_candidates == 1
+    assert [line.split()[2:] for line in lines if line.startswith("m=audio")] == [["UDP/TLS/RTP/SAVPF", "0"]]
+    assert {line.split()[4] for line in lines if line.startswith("a=candidate")} == {"127.0.0.1"}
+    assert any(line.startswith("a=msid:") for line in lines)
+
+
+async def test_no_candidate_is_gathered_behind_our_back() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    await gather_on(transceiver, ["127.0.0.1"])
+
+    await pc.setLocalDescription(await pc.createOffer())
+    candidates = [line for line in pc.localDescription.sdp.splitlines() if line.startswith("a=candidate")]
+    await pc.close()
+
+    assert len(candidates) == 1
+
+
+def test_media_binds_where_http_binds() -> None:
+    assert addresses_for("127.0.0.1") == ["127.0.0.1"]
+    assert addresses_for("::1") == ["::1"]
+    assert addresses_for("localhost") == ["127.0.0.1"]
+    assert addresses_for("192.0.2.7") == ["192.0.2.7"]
+    assert addresses_for("0.0.0.0") == addresses_for("::") != []
+
+
+def test_every_error_of_aiortc_is_one_that_we_expect() -> None:
+    own = [error for error in vars(exceptions).values() if isinstance(error, type) and issubclass(error, Exception)]
+
+    assert [error for error in own if not issubclass(error, aiortc_private.AIORTC_ERRORS)] == []

@@ -1,0 +1,130 @@
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from media_server.audio import g711
+from media_server.audio.chunk import AudioChunk, Pcm, silence
+from media_server.audio.jitter import RtpSound
+from media_server.audio.live_queue import LiveQueue
+from media_server.audio.opus import OpusEncoder
+from media_server.transport.webrtc.inbound import DECODERS, Inbound
+
+
+def tone(n_frames: int, rate_hz: int = 24_000) -> Pcm:
+    n = n_frames * rate_hz // 50
+    return (8_000 * np.sin(2 * np.pi * 440 * np.arange(n) / rate_hz)).astype(np.int16)
+
+
+def opus_payloads(n_frames: int, pcm: Pcm | None = None) -> list[bytes]:
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+    pcm = tone(n_frames) if pcm is None else pcm
+    return [encoder.encode(pcm[n * 480 : (n + 1) * 480]) for n in range(n_frames)]
+
+
+def sound(n: int, payload: bytes, n_ticks: int = 960) -> RtpSound:
+    return RtpSound(1, n, n * n_ticks, payload)
+
+
+class Ear:
+    """Reads the queue dry."""
+
+    def __init__(self) -> None:
+        self.queue = LiveQueue(60_000)
+
+    async def chunks(self) -> list[AudioChunk]:
+        self.queue.close()
+        heard = []
+        while (item := await self.queue.get()) is not None:
+            heard.append(item[0])
+        return heard
+
+
+async def test_a_call_with_5_percent_loss_keeps_its_length_and_its_clock() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["opus"](), ear.queue, reorder_ms=60, started_s=0.0)
+    rng = random.Random(1)
+
+    for n, payload in enumerate(opus_payloads(500)):
+        if rng.random() >= 0.05:
+            inbound.receive(sound(n, payload), n * 0.02)
+        inbound.advance(n * 0.02 + 0.01)
+
+    chunks = await ear.chunks()
+    assert inbound.counts.lost > 10
+    assert sum(chunk.duration_ms for chunk in chunks) == pytest.approx(10_000, abs=40)
+    assert all(one.end_pts == two.pts for one, two in itertools.pairwise(chunks))
+    assert {chunk.rate_hz for chunk in chunks} == {16_000}
+    quiet = [chunk for chunk in chunks[5:] if chunk.pcm.astype(float).std() < 1_000]
+    assert len(quiet) <= 1  # what was lost was made up for, unless two in a row were
+
+
+async def test_the_queue_is_told_when_the_packet_arrived_not_when_it_was_released() -> None:
+    queue = LiveQueue(1_000)
+    inbound = Inbound(DECODERS["opus"](), queue, reorder_ms=60, started_s=0.0)
+    payloads = opus_payloads(3)
+
+    for n, now_s in ((0, 0.0), (2, 0.04), (1, 0.05)):
+        inbound.receive(sound(n, payloads[n]), now_s)
+
+    items = [await queue.get() for _ in range(3)]
+    assert [item[1] for item in items if item] == [0.0, 0.05, 0.04]
+
+
+async def test_nothing_received_is_20_ms_of_silence_every_20_ms() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["opus"](), ear.queue, reorder_ms=60, started_s=0.0)
+
+    for beat in range(1, 51):
+        inbound.advance(beat * 0.02 + 0.001)
+
+    chunks = await ear.chunks()
+    assert [len(chunk.pcm) for chunk in chunks] == [320] * 48
+    assert [chunk.pts for chunk in chunks[:3]] == [0, 320, 640]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff", b"\x00" * 4_000])
+async def test_a_malformed_payload_is_counted_and_the_call_goes_on(payload: bytes) -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["opus"](), ear.queue, reorder_ms=60, started_s=0.0)
+    good = opus_payloads(3)
+
+    for n, one in enumerate([good[0], payload, good[2]]):
+        inbound.receive(sound(n, one), n * 0.02)
+
+    assert [len(chunk.pcm) for chunk in await ear.chunks()] == [320, 320, 320]
+    assert inbound.counts.malformed == 1
+
+
+async def test_after_a_delay_of_the_network_quiet_sound_is_left_out_once_the_turn_is_over() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["opus"](), ear.queue, reorder_ms=60, started_s=0.0)
+    payloads = opus_payloads(120, np.concatenate((tone(20), silence(100 * 480))))
+    for n in range(10):
+        inbound.receive(sound(n, payloads[n]), n * 0.02)
+    for beat in range(10, 20):
+        inbound.advance(beat * 0.02 + 0.001)
+
+    for n in range(10, 120):
+        inbound.receive(sound(n, payloads[n]), max(0.4, n * 0.02))
+
+    assert inbound.counts.filled_ms == 160
+    assert inbound.counts.left_out_ms == 160
+    assert sum(chunk.duration_ms for chunk in await ear.chunks()) == 2_400
+
+
+async def test_g711_is_heard_at_16_khz_and_a_lost_packet_fades() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["pcmu"](), ear.queue, reorder_ms=60, started_s=0.0)
+    payload = g711.encode(tone(12, 8_000), "ulaw")
+
+    for n in [0, 1, 2, 3, 4, 6, 7, 8, 9]:
+        inbound.receive(sound(n, payload[n * 160 : (n + 1) * 160], 160), n * 0.02)
+
+    chunks = await ear.chunks()
+    assert [len(chunk.pcm) for chunk in chunks] == [320] * 10
+    levels = [chunk.pcm.astype(float).std() for chunk in chunks]
+    assert levels[4] == pytest.approx(5_657, rel=0.05)
+    assert levels[5] == pytest.approx(2_828, rel=0.05)
+    assert levels[6] == pytest.approx(5_657, rel=0.05)

@@ -1,0 +1,330 @@
+"""Real WebRTC over loopback: plain aiortc is the caller."""
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import numpy as np
+import pytest
+import uvloop
+from aiortc.rtp import RtpPacket
+
+from media_server.audio.chunk import AudioChunk, Pcm
+from media_server.audio.live_queue import LiveQueue
+from media_server.audio.playout import Playout
+from media_server.config import WebRtcConfig
+from media_server.errors import BadRequestError, ConfigError, PeerGoneError
+from media_server.events import Channel, ClearSound, TranscriptGrew
+from media_server.transport.webrtc.peer import WebRtcPeer
+from tests.transport.webrtc.far_end import CONFIG, FarEnd, PlainWire, calling, frequency_hz
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(30)]
+
+
+class Call:
+    """A running call."""
+
+    def __init__(
+        self, peer: WebRtcPeer, task: asyncio.Task[None], sound_in: LiveQueue, channels: list[Channel]
+    ) -> None:
+        self.peer = peer
+        self.task = task
+        self.sound_in = sound_in
+        self.channels = channels
+
+    async def hear(self, n_samples: int) -> tuple[list[AudioChunk], Pcm]:
+        """Return the next chunks of together so many samples, from the first sound on."""
+        chunks: list[AudioChunk] = []
+        while sum(len(chunk.pcm) for chunk in chunks) < n_samples:
+            item = await self.sound_in.get()
+            assert item is not None
+            if chunks or item[0].pcm.any():
+                chunks.append(item[0])
+        return chunks, np.concatenate([chunk.pcm for chunk in chunks])
+
+    async def end(self) -> str:
+        """Return why the call ended."""
+        with pytest.raises(PeerGoneError) as gone:
+            await self.task
+        return str(gone.value)
+
+
+@asynccontextmanager
+async def running(far: FarEnd, *, playout: Playout | None = None, config: WebRtcConfig = CONFIG) -> AsyncIterator[Call]:
+    channels: list[Channel] = []
+    sound_in = LiveQueue(10_000)
+    async with calling(far, channels, config) as peer:
+        task = asyncio.ensure_future(peer.run(sound_in, playout or Playout()))
+        try:
+            yield Call(peer, task, sound_in, channels)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def tone_playout(seconds: int) -> Playout:
+    playout = Playout()
+    at = np.arange(24_000 * seconds) / 24_000
+    playout.take_floor("reply").write((8_000 * np.sin(2 * np.pi * 440 * at)).astype(np.int16))
+    return playout
+
+
+@pytest.mark.parametrize("codec", ["opus", "pcmu", "pcma"])
+async def test_the_callers_tone_is_heard_at_its_pitch_and_level(codec: str) -> None:
+    async with running(FarEnd(tone_hz=1_000, codec=codec)) as call:
+        chunks, pcm = await call.hear(19_200)
+
+    assert frequency_hz(pcm[-8_000:], 16_000) == 1_000
+    assert np.std(pcm[-8_000:].astype(float)) == pytest.approx(8_000 / 2**0.5, rel=0.06)
+    assert all(one.end_pts == two.pts for one, two in itertools.pairwise(chunks))
+    assert call.peer.counts.lost == 0
+
+
+@pytest.mark.parametrize("codec", ["opus", "pcmu"])
+async def test_what_we_say_is_heard_by_the_caller_at_its_pitch_and_level(codec: str) -> None:
+    far = FarEnd(codec=codec)
+    async with running(far, playout=tone_playout(3)):
+        heard = await far.hear(70)
+
+    rate_hz = 48_000 if codec == "opus" else 8_000
+    settled = heard[-rate_hz // 2 :]
+    assert frequency_hz(settled, rate_hz) == 440
+    assert np.std(settled.astype(float)) == pytest.approx(8_000 / 2**0.5, rel=0.06)
+
+
+async def test_timestamps_and_sequence_numbers_go_on_evenly_through_speech_and_silence() -> None:
+    far = FarEnd()
+    seen: list[RtpPacket] = []
+    enough = asyncio.Event()
+    receiver = far.transceiver.receiver
+    handle = receiver._handle_rtp_packet
+
+    async def look(packet: RtpPacket, arrival_time_ms: int) -> None:
+        seen.append(packet)
+        if len(seen) == 60:
+            enough.set()
+        await handle(packet, arrival_time_ms)
+
+    receiver._handle_rtp_packet = look  # type: ignore[method-assign]
+    playout = Playout()
+    playout.take_floor("reply").write(np.full(24_000 // 2, 1_000, dtype=np.int16))
+    async with running(far, playout=playout):
+        await asyncio.wait_for(enough.wait(), 5)
+
+    assert {(b.timestamp - a.timestamp) % 2**32 for a, b in itertools.pairwise(seen)} == {960}
+    assert {(b.sequence_number - a.sequence_number) % 2**16 for a, b in itertools.pairwise(seen)} == {1}
+    assert {packet.extensions.mid for packet in seen} == {"0"}
+
+
+async def test_commands_and_events_travel_on_the_data_channel() -> None:
+    far = FarEnd()
+    async with running(far) as call:
+        await asyncio.wait_for(far.opened.wait(), 5)
+        far.channel.send("clear 1")
+        far.channel.send("sing 2")
+        error = await asyncio.wait_for(far.messages.get(), 5)
+        (channel,) = call.channels
+        async with aclosing(channel.commands()) as commands:
+            command = await anext(commands)
+            channel.send(TranscriptGrew("item", "x" * 100_000))
+            text = await asyncio.wait_for(far.messages.get(), 5)
+            await far.pc.close()
+            rest = [command async for command in commands]
+
+    assert command == ClearSound(event_id="1")
+    assert error == "error unknown_word 2"
+    assert text == "text " + "x" * 100_000
+    assert rest == []
+
+
+async def test_a_data_channel_of_another_name_is_closed() -> None:
+    far = FarEnd()
+    other = far.pc.createDataChannel("chat")
+    closed = asyncio.Event()
+    other.on("close", closed.set)
+    async with running(far) as call:
+        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.wait_for(far.opened.wait(), 5)
+
+    assert len(call.channels) == 1
+
+
+async def test_when_the_caller_hangs_up_the_call_ends_at_once() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call:
+        await call.hear(1_600)
+        await far.pc.close()
+
+        reason = await asyncio.wait_for(call.end(), 1)
+
+    assert reason in ("the peer closed the connection", "the connection was lost")
+
+
+async def test_a_caller_who_falls_silent_without_a_word_is_gone_after_a_while() -> None:
+    far = FarEnd(tone_hz=1_000)
+    config = CONFIG.model_copy(update={"gone_after_s": 0.3})
+    async with running(far, config=config) as call:
+        await call.hear(1_600)
+        pull_the_plug(far)
+
+        reason = await asyncio.wait_for(call.end(), 2)
+
+    assert reason == "nothing was heard from the peer for 0.3 s"
+
+
+def pull_the_plug(far: FarEnd) -> None:
+    for protocol in far.transceiver.receiver.transport.transport._connection._protocols:
+        protocol.transport.pause_reading()  # type: ignore[attr-defined]
+        protocol.transport.sendto = lambda *_: None  # type: ignore[method-assign]
+
+
+async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -> None:
+    far = FarEnd()
+    config = CONFIG.model_copy(update={"connect_timeout_s": 0.2})
+    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+    await peer.answer(await far.offer())
+    await far.pc.close()
+
+    with pytest.raises(PeerGoneError, match=r"did not connect within 0\.2 s"):
+        await asyncio.wait_for(peer.run(LiveQueue(), Playout()), 3)
+
+
+async def test_an_offer_without_candidates_connects() -> None:
+    far = FarEnd(tone_hz=1_000)
+    channels: list[Channel] = []
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append)
+    offer = re.sub(r"a=(candidate:.*|end-of-candidates)\r\n", "", await far.offer())
+    await far.accept(await peer.answer(offer))
+    sound_in = LiveQueue(10_000)
+    task = asyncio.ensure_future(peer.run(sound_in, Playout()))
+
+    _, pcm = await Call(peer, task, sound_in, channels).hear(3_200)
+    task.cancel()
+    await asyncio.wait([task])
+    await far.pc.close()
+
+    assert "candidate" not in offer
+    assert pcm.any()
+
+
+async def test_an_answer_shows_one_codec_on_loopback_and_asks_for_copies_of_lost_packets() -> None:
+    far = FarEnd()
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+
+    lines = (await peer.answer(await far.offer())).splitlines()
+    await peer.close()
+    await far.pc.close()
+
+    assert [line for line in lines if line.startswith("a=rtpmap")] == ["a=rtpmap:96 opus/48000/2"]
+    assert [line for line in lines if line.startswith("a=fmtp")] == ["a=fmtp:96 minptime=10;useinbandfec=1;stereo=0"]
+    assert {line.split()[4] for line in lines if line.startswith("a=candidate")} == {"127.0.0.1"}
+    assert len([line for line in lines if line.startswith("a=msid:")]) == 1
+    assert [line.split()[0] for line in lines if line.startswith("m=")] == ["m=audio", "m=application"]
+
+
+async def test_an_offer_with_the_data_channel_first_is_answered_and_connects() -> None:
+    far = FarEnd(tone_hz=1_000)
+    offer = await far.offer()
+    head, audio, application = re.split(r"(?=m=)", offer)
+    swapped = head.replace("BUNDLE 0 1", "BUNDLE 1 0") + application + audio
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+
+    answer = await peer.answer(swapped)
+    await peer.close()
+    await far.pc.close()
+
+    assert [line.split()[0] for line in answer.splitlines() if line.startswith("m=")] == ["m=application", "m=audio"]
+    assert "a=candidate" in answer
+
+
+@pytest.mark.parametrize("offer", ["", "v=0\r\n", "nonsense", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\n"])
+async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None:
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+
+    with pytest.raises(BadRequestError):
+        await peer.answer(offer)
+
+
+async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None:
+    far = FarEnd(codec="g722")
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+
+    with pytest.raises(BadRequestError, match="no audio codec that we speak, wanted one of opus, pcmu, pcma"):
+        await peer.answer(await far.offer())
+    await far.pc.close()
+
+
+async def test_an_address_that_is_not_ours_is_told_to_the_operator() -> None:
+    far = FarEnd()
+    peer = WebRtcPeer(CONFIG, bind_host="192.0.2.7", wire=PlainWire, on_channel=lambda _: None)
+
+    with pytest.raises(ConfigError, match=r"media cannot bind to 192\.0\.2\.7"):
+        await peer.answer(await far.offer())
+    await far.pc.close()
+
+
+async def test_cancelling_a_call_leaves_no_task_and_no_socket() -> None:
+    before = len(asyncio.all_tasks())
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call:
+        await call.hear(1_600)
+        ice = call.peer._transceiver.receiver.transport.transport._connection
+        sockets = [protocol.transport for protocol in ice._protocols]
+        call.task.cancel()
+        await asyncio.wait([call.task])
+
+        assert call.task.cancelled()
+        assert all(socket.is_closing() for socket in sockets)
+        await call.peer.close()
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_caller_who_sends_no_sound_is_heard_as_silence_in_real_time() -> None:
+    loop = asyncio.get_running_loop()
+    async with running(FarEnd()) as call:
+        first = await call.sound_in.get()
+        started_s = loop.time()
+        heard_ms = 0.0
+        while heard_ms < 400:
+            item = await call.sound_in.get()
+            assert item is not None
+            heard_ms += item[0].duration_ms
+        took_s = loop.time() - started_s
+
+    assert first is not None
+    assert not first[0].pcm.any()
+    assert took_s > 0.3
+
+
+async def test_the_caller_is_sent_reports_of_what_arrived() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call:
+        reports: list[object] = []
+        while not reports:
+            await call.sound_in.get()
+            stats = await far.transceiver.sender.getStats()
+            reports = [report for report in stats.values() if report.type == "remote-inbound-rtp"]
+
+    assert reports[0].packetsLost == 0  # type: ignore[attr-defined]
+
+
+async def test_the_round_trip_time_is_known_from_the_reports() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call:
+        while call.peer.rtt_ms is None:
+            await call.sound_in.get()
+
+        assert 0 <= call.peer.rtt_ms < 200
+
+
+def test_it_works_on_uvloop() -> None:
+    async def scene() -> float:
+        async with running(FarEnd(tone_hz=1_000)) as call:
+            _, pcm = await call.hear(9_600)
+        return frequency_hz(pcm[-8_000:], 16_000)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(scene()) == 1_000
