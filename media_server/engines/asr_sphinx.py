@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from media_server.audio.chunk import HEARING_HZ, AudioChunk
 from media_server.conversation import Transcript, Word
 from media_server.engines.protocols import Hints
-from media_server.engines.streaming_asr import Split, StableWords
+from media_server.engines.streaming_asr import STABLE_AFTER_MS, Split, StableWords
 from media_server.engines.worker import PoolState, WorkerPool
 from media_server.engines.worker_link import Reply
 
@@ -31,15 +31,23 @@ class SphinxAsr:
             binary model (.lm, .arpa, .bin, .dmp, .gz). Not with a grammar.
         warm: decoders ready in each worker from the start; one more is made when it is needed, in 0.02 s. With the
             general model that takes 0.5 s, and holds up the worker's other utterances for so long.
+        stable_ms: how much sound a word must outlive unchanged to be called stable.
     """
 
     name = "sphinx"
 
     def __init__(
-        self, *, workers: int = 1, grammar: str | None = None, language_model: str | None = None, warm: int = 2
+        self,
+        *,
+        workers: int = 1,
+        grammar: str | None = None,
+        language_model: str | None = None,
+        warm: int = 2,
+        stable_ms: int = STABLE_AFTER_MS,
     ) -> None:
         if grammar is not None and language_model is not None:
             raise ValueError("either a grammar or a language model, got both")
+        self._stable_ms = stable_ms
         options = {"grammar": grammar, "language_model": language_model, "warm": warm}
         factory = "media_server.engines.asr_sphinx_model:SphinxModel"
         self._pool = WorkerPool(self.name, factory, options, count=workers, streams_max=STREAMS_MAX)
@@ -80,7 +88,7 @@ class SphinxAsr:
 
     async def transcribe(self, audio: AsyncIterator[AudioChunk], hints: Hints) -> AsyncGenerator[Transcript, None]:
         """Yield partials while `audio` lasts, then exactly one final; see `Asr`."""
-        partials = _Partials()
+        partials = _Partials(self._stable_ms)
         async with self._pool.open({}) as stream:
             async for chunk in audio:
                 if chunk.rate_hz != HEARING_HZ:
@@ -100,8 +108,8 @@ class SphinxAsr:
 class _Partials:
     """The memory of one utterance's partials."""
 
-    def __init__(self) -> None:
-        self._words = StableWords()
+    def __init__(self, stable_ms: int) -> None:
+        self._words = StableWords(stable_ms)
         self._shown = Split("", "")
 
     def read(self, reply: Reply) -> Transcript | None:

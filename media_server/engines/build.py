@@ -35,15 +35,19 @@ class Pooled(Protocol):
 class EngineSet:
     """The engines of a process, shared by all its calls."""
 
-    def __init__(self, *, vad: Vad, asr: Asr, llm: Llm, tts: Tts, greeting: str = "") -> None:
-        """Take the engines, not loaded yet. `greeting`: what the agent says first; empty: nothing."""
+    def __init__(self, *, vad: Vad, asr: Asr, llm: Llm, tts: Tts) -> None:
+        """Take the engines, not loaded yet."""
         self.vad = vad
         self.asr = asr
         self.llm = llm
         self.tts = tts
-        self.greeting = greeting
         self._stages: dict[str, Loadable] = {"vad": vad, "asr": asr, "llm": llm, "tts": tts}
         self._states = dict.fromkeys(self._stages, "warming")
+
+    @property
+    def greeting(self) -> str:
+        """Return what the agent says first; empty: nothing. For loaded engines."""
+        return self.llm.greeting if isinstance(self.llm, RulesLlm) else ""
 
     async def run(self) -> None:
         """Keep the engines' processes alive until cancelled; then give everything back."""
@@ -100,13 +104,11 @@ def build_engines(config: Config) -> EngineSet:
     Raises:
         ConfigError: what it says of them cannot be.
     """
-    llm = _build_llm(config.llm)
     return EngineSet(
         vad=SileroVad(model=Path(config.vad.model) if config.vad.model else None),
         asr=_build_asr(config.asr, config.llm),
-        llm=llm,
+        llm=_build_llm(config.llm),
         tts=_build_tts(config.tts),
-        greeting=llm.greeting if isinstance(llm, RulesLlm) else "",
     )
 
 
@@ -126,6 +128,7 @@ def _build_asr(config: AsrConfig, llm: LlmConfig) -> Asr:
         grammar = config.sphinx_grammar or None
     return SphinxAsr(
         workers=config.sphinx_workers,
+        stable_ms=config.stable_ms,
         grammar=grammar,
         language_model=(config.sphinx_corpus or None) if grammar is None else None,
     )

@@ -4,6 +4,7 @@ What may stand in the file is what the dataclasses of `scenario_vocabulary` hold
 """
 
 import difflib
+import re
 import string
 import tomllib
 from dataclasses import MISSING, fields
@@ -18,6 +19,7 @@ from media_server.errors import ConfigError
 # A question counts as asked once its first words were heard; they must tell its kind.
 CUE_WORDS = 3
 
+_SENTENCE_END = re.compile(r"[.!?]+")
 _PLACES = ("before", "head", "with")
 _TABLES = ("greeting", "words", "spellings", "slots", "intents", "answers", "questions", "lines")
 _LINE_FIELDS = {"taken": "items", "changed": "items", "read_back": "items", "confirmed": "items", "declined": "what"}
@@ -37,7 +39,9 @@ class Scenario:
         self.greeting = greeting
         self.vocabulary = vocabulary
         self.lines = lines
-        self.questions = {field.name: getattr(questions, field.name) for field in fields(Questions)}
+        self.questions: dict[str, tuple[str, ...]] = {
+            field.name: getattr(questions, field.name) for field in fields(Questions)
+        }
         self.questions |= {f"slot:{slot.name}": slot.ask for slot in vocabulary.slots.values() if slot.ask}
         self._understanding = Understanding(vocabulary)
         self._kinds = _index_cues(self.questions)
@@ -52,13 +56,8 @@ class Scenario:
 
     def find_question(self, heard: str) -> str | None:
         """Return the kind of the last question of which the caller heard at least the first words; None: of none."""
-        words = _split_words(heard)
-        for at in range(len(words) - 1, -1, -1):
-            for n in range(CUE_WORDS, 0, -1):
-                kind = self._kinds.get(words[at : at + n])
-                if kind is not None:
-                    return kind
-        return None
+        cues = (_split_words(sentence)[:CUE_WORDS] for sentence in reversed(_SENTENCE_END.split(heard)))
+        return next((self._kinds[cue] for cue in cues if cue in self._kinds), None)
 
 
 def read_scenario(path: Path) -> Scenario:

@@ -1,8 +1,9 @@
 """What a sentence of the caller means: slots, counts and intents, found by the longest phrases that are known.
 
-    text -> words -> senses (one for each longest known phrase; unknown words are skipped) -> groups (one for each drink)
+text -> words -> senses (one for each longest known phrase; unknown words are skipped) -> groups (one for each drink)
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -117,7 +118,7 @@ class Understanding:
         if slot.quantified:
             for quantity in words.quantities:
                 self._add(f"{quantity} {phrase}", Mention(slot.name, f"{quantity} {value}"))
-        for negation in words.negations:
+        for negation in (*words.negations, *words.removals):
             self._add(f"{negation} {phrase}", Mention(slot.name, value, negation))
 
     def _add_all(self, phrases: tuple[str, ...], sense: _Sense) -> None:
@@ -132,7 +133,7 @@ class Understanding:
     def _split_words(self, text: str) -> list[str]:
         words: list[str] = []
         for written in _WORD.findall(text.lower().replace("’", "'")):
-            word = written.strip("'") if written.strip("'") else written
+            word = written.strip("'")
             word = self._vocabulary.spellings.get(word, word)
             singular = word.removesuffix("s")
             words.append(singular if word not in self._known and singular in self._known else word)
@@ -157,7 +158,7 @@ class Understanding:
     def _group(self, senses: list[_Sense]) -> list[Group]:
         """Cut between any two heads, before what belongs to the second: "a latte with milk | and a large tea"."""
         heads = [i for i, sense in enumerate(senses) if isinstance(sense, Mention) and sense.slot == self._head]
-        cuts = [self._find_cut(senses, one, two) for one, two in zip(heads, heads[1:], strict=False)]
+        cuts = [self._find_cut(senses, one, two) for one, two in itertools.pairwise(heads)]
         groups = []
         for start, end in zip([0, *cuts], [*cuts, len(senses)], strict=True):
             part = senses[start:end]
@@ -178,7 +179,9 @@ class Understanding:
     def _find_cut(self, senses: list[_Sense], one: int, two: int) -> int:
         def breaks(i: int) -> bool:
             sense = senses[i]
-            return isinstance(sense, _Count) or (isinstance(sense, _Small) and sense.kind in {"join", "definite", "stop"})
+            return isinstance(sense, _Count) or (
+                isinstance(sense, _Small) and sense.kind in {"join", "definite", "stop"}
+            )
 
         cut = next((i for i in range(two - 1, one, -1) if breaks(i)), None)
         if cut is None:

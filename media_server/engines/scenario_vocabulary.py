@@ -34,7 +34,19 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """The small words of an order. Field by field as in the scenario's `[words]`."""
+    """The small words of an order.
+
+    Attributes:
+        openings: how an order begins ("can i get").
+        joiners: what stands between two drinks or two additions.
+        links: what stands before an addition ("with").
+        definite: what makes a drink one that was named before ("the").
+        all: what makes a sentence concern every drink ("both").
+        negations: what takes a value away, in the middle of an order ("without").
+        removals: what takes a value away at the beginning of a sentence ("hold the").
+        quantities: what may go before a value and becomes part of it ("a lot of").
+        counts: how many drinks, articles too.
+    """
 
     openings: tuple[str, ...]
     joiners: tuple[str, ...]
@@ -43,6 +55,7 @@ class Words:
     definite: tuple[str, ...]
     all: tuple[str, ...]
     negations: tuple[str, ...]
+    removals: tuple[str, ...]
     quantities: tuple[str, ...]
     counts: dict[str, int]
 

@@ -183,7 +183,7 @@ class Link(asyncio.Protocol):
         """End a stream; its late frames are dropped."""
         if self.streams.pop(stream_id, None) is not None:
             if cancel:
-                pass
+                self.write(stream_id, Kind.CANCEL)
             self._changed.set()
 
     @property

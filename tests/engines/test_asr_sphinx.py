@@ -22,7 +22,7 @@ import soxr
 from media_server.audio.chunk import HEARING_HZ, AudioChunk, Pcm, silence
 from media_server.conversation import Transcript
 from media_server.engines.asr_sphinx import SphinxAsr
-from media_server.engines.asr_sphinx_model import CMN, CepstralMean
+from media_server.engines.asr_sphinx_model import CMN, CepstralMean, SphinxStream
 from media_server.engines.protocols import Hints, Voice
 from media_server.engines.tts_espeak import EspeakTts
 from media_server.errors import ConfigError, EngineError
@@ -127,6 +127,17 @@ async def test_stable_text_only_grows_while_the_caller_speaks() -> None:
         assert [partial.end_pts for partial in partials] == sorted({partial.end_pts for partial in partials})
 
 
+async def test_words_settle_sooner_where_that_is_asked_for() -> None:
+    [pcm] = await synthesise("I would like one small orange juice.")
+    firsts = []
+    for stable_ms in (800, 300):
+        async with loaded(SphinxAsr(grammar=GRAMMAR, warm=1, stable_ms=stable_ms)) as asr:
+            transcripts = await hear(asr, played(np.concatenate([pcm, silence(16_000)])))
+        firsts.append(next(transcript.end_pts for transcript in transcripts if transcript.stable))
+
+    assert firsts[1] < firsts[0]
+
+
 async def test_what_is_not_speech_is_no_order() -> None:
     noise = (np.random.default_rng(7).standard_normal(32_000) * 1000).astype(np.int16)
     beep = (8000 * np.sin(np.arange(16_000) * 2 * np.pi * 880 / HEARING_HZ)).astype(np.int16)
@@ -215,6 +226,35 @@ async def test_sound_of_another_rate_is_our_mistake() -> None:
     async with loaded(SphinxAsr(grammar=GRAMMAR, warm=1)) as asr:
         with pytest.raises(ValueError, match="the recogniser hears 16000 Hz, got 8000 Hz"):
             await hear(asr, telephone())
+
+
+class FakeDecoder:
+    """What pocketsphinx's decoder is asked for when nothing is heard."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def set_cmn(self, mean: str) -> None:
+        """Note the call."""
+        self.calls.append(f"set_cmn {mean[:5]}")
+
+    def start_utt(self) -> None:
+        """Note the call."""
+        self.calls.append("start_utt")
+
+    def end_utt(self) -> None:
+        """Note the call."""
+        self.calls.append("end_utt")
+
+
+def test_a_decoder_ends_its_utterance_and_goes_back_to_the_free_ones() -> None:
+    free: list[FakeDecoder] = []
+    decoder = FakeDecoder()
+
+    SphinxStream(decoder, free, CepstralMean()).close()
+
+    assert free == [decoder]
+    assert decoder.calls == ["set_cmn 46.11", "start_utt", "end_utt"]
 
 
 def test_the_cepstral_mean_moves_by_a_part_towards_what_was_heard() -> None:
