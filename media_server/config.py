@@ -25,7 +25,7 @@ from media_server.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_FILE = ROOT / "config" / "default.toml"
 ENV_PREFIX = "PARLEY_"
-_NOT_KNOBS = {"PARLEY_CONFIG", "PARLEY_SPEECH"}
+_NOT_KNOBS = {"PARLEY_API_KEY", "PARLEY_CONFIG", "PARLEY_SPEECH"}  # of `parley call`, of this file, of the tests
 
 Ms = Annotated[int, Field(ge=0, le=600_000)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -75,8 +75,6 @@ def _client_error(error: ClientError) -> web.Response:
     response = _error(error.http_status, error.reason, error.message, error.param)
     if isinstance(error, ServerFullError):
         response.headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, BadRequestError) and error.reason == "body_too_slow":
-        response.force_close()  # the rest of that body may still be on its way
     return response
 
 

@@ -122,7 +122,7 @@ class Playout:
         return floor.held
 
     async def started(self, floor: Floor) -> bool:
-        """Wait until the first sample has been read; return False if the floor was lost, or nothing was ever written."""
+        """Wait until the first sample has been read; return False if the floor was lost or nothing was written."""
         while floor.held and not self._heard_samples:
             if self._finished and not self._held_samples:
                 return False

@@ -23,7 +23,13 @@ from media_server.errors import ParleyError
 
 DEFAULT_URL = "http://localhost:8080"
 
-_DEMO_LINES = ("can i get a large latte with oat milk", "and a blueberry muffin", "that's all", "yes please")
+_DEMO_LINES = (
+    "can i get a small cappuccino with almond milk please",
+    "and a medium mocha with whipped cream",
+    "that's all",
+    "yes please",
+)
+"""An order that the embedded recogniser understands from the synthetic voices, flite's and espeak-ng's."""
 
 _OK, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
 
@@ -95,6 +101,7 @@ def _run(conversation: Coroutine[Any, Any, None], report: CallReport, args: argp
     except KeyboardInterrupt:
         # asyncio.run has cancelled the call, and the call has hung up.
         report.error = "hung up by Ctrl-C"
+        print(f"\nthe call ended early: {report.error}")
     except ParleyError as error:
         report.error = str(error)
         _complain(error, _FAILED)
@@ -175,9 +182,7 @@ class Screen:
 
 def _show_end(report: CallReport) -> None:
     unanswered = [turn.said for turn in report.turns if not turn.answered]
-    if report.error:
-        print(f"\nthe call ended early: {report.error}")
-    elif unanswered:
+    if unanswered and not report.error:
         print(f"\nno whole reply to: {', '.join(unanswered)}")
     table = report.table()
     if table:

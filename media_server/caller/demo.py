@@ -28,8 +28,8 @@ _READY_TIMEOUT_S = 60.0
 """Models are loaded at start; on one slow core this takes 10 s."""
 
 _POLL_S = 0.1
-_ESPEAK_VOICE = "en-us+f3"
-"""Another one than the agent's, so that one can tell them apart."""
+_ESPEAK_VOICE = Voice("en-us+f2", speed=0.9)
+"""Not the agent's, so that one can tell them apart, and slow enough for the recogniser (12 of 13 lines word for word)."""
 
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES = 12
@@ -125,6 +125,6 @@ async def _speak_with_espeak(lines: Sequence[str]) -> list[Saying]:
 
 async def _speak(tts: EspeakTts, line: str) -> Pcm:
     resampler = Resampler(tts.rate_hz, MICROPHONE_HZ)
-    async with aclosing(tts.speak(line, Voice(_ESPEAK_VOICE))) as chunks:
+    async with aclosing(tts.speak(line, _ESPEAK_VOICE)) as chunks:
         parts = [resampler.push(chunk.pcm) async for chunk in chunks]
     return np.concatenate([*parts, resampler.push(silence(0), last=True)])

@@ -129,7 +129,7 @@ class _Reader:
             required=_truth(f"{where}.required", table.get("required", False)),
             many=_truth(f"{where}.many", table.get("many", False)),
             quantified=_truth(f"{where}.quantified", table.get("quantified", False)),
-            default=table.get("default", ""),
+            default=_text(f"{where}.default", table["default"]) if "default" in table else "",
             ask=_lines(f"{where}.ask", table.get("ask", []), "item", empty=True),
         )
         if slot.required and not slot.ask:

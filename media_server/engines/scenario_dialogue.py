@@ -60,7 +60,7 @@ class _Dialogue:
 
     def go_on(self) -> str:
         """Return what to say when the caller has said nothing since our last words."""
-        return self._next_question() or self._line("confirmed")
+        return self._next_question() or self._say_confirmed()
 
     def say(self, message: SpokenMessage) -> None:
         """Remember words of ours that were heard."""
@@ -106,6 +106,8 @@ class _Dialogue:
         decisions = [name for name in ("done", "no", "yes", "any") if name in intents]
         if not decisions:
             return None
+        if self.confirmed:
+            return self._say_confirmed()
         self.asked = None
         match decisions[0], asked:
             case "done" | "yes", "confirm":
@@ -160,18 +162,19 @@ class _Dialogue:
         return _join(self._line("nothing" if empty else "cancelled"), self._ask("start"))
 
     def _finish(self) -> str:
-        if self.confirmed:
-            return self._line("confirmed", items=self.order.describe(self.order.lines))
         if not self.order.lines:
             return _join(self._line("okay"), self._ask("start"))
         self.finished = True
         return self._next_question()
 
     def _confirm(self) -> str:
-        if self.confirmed or not self.order.lines or self.order.find_missing():
+        if not self.order.lines or self.order.find_missing():
             return self._finish()
         self.confirmed = True
         return self._line("closing")
+
+    def _say_confirmed(self) -> str:
+        return self._line("confirmed", items=self.order.describe(self.order.lines))
 
     def _summarise(self) -> str:
         if not self.order.lines:

@@ -12,6 +12,7 @@ from media_server.engines.scenario_vocabulary import Slot, Vocabulary
 from media_server.errors import ConfigError
 
 _WORD = re.compile(r"[a-z']+|\d+|[,.;:!?]")
+_PHRASE = re.compile(r"[a-z']+( [a-z']+)*")
 _STOP = re.compile(r"[,.;:!?]")
 
 
@@ -82,7 +83,7 @@ class Understanding:
     """Finds what a scenario's vocabulary can mean.
 
     Raises:
-        ConfigError: a phrase means two things.
+        ConfigError: a phrase means two things, or can never be heard.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -126,17 +127,20 @@ class Understanding:
             self._add(phrase, sense)
 
     def _add(self, phrase: str, sense: _Sense) -> None:
+        if not _PHRASE.fullmatch(phrase):
+            raise ConfigError(f"the phrase {phrase!r} can never be heard; wanted lower-case words and single spaces")
         other = self._senses.setdefault(tuple(phrase.split()), sense)
         if other != sense:
             raise ConfigError(f"the phrase {phrase!r} means both {other} and {sense}; it may mean one thing")
 
     def _split_words(self, text: str) -> list[str]:
+        spellings = self._vocabulary.spellings
         words: list[str] = []
         for written in _WORD.findall(text.lower().replace("’", "'")):
             word = written.strip("'")
-            word = self._vocabulary.spellings.get(word, word)
-            singular = word.removesuffix("s")
-            words.append(singular if word not in self._known and singular in self._known else word)
+            known = (form for form in (word, word.removesuffix("s")) if form in self._known or form in spellings)
+            word = next(known, word)
+            words.append(spellings.get(word, word))
         return words
 
     def _find_senses(self, words: list[str]) -> list[_Sense]:

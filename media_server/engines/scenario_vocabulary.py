@@ -12,7 +12,7 @@ class Slot:
 
     Attributes:
         place: where its value is said: before the head ("large"), the head ("latte"), after a "with" ("oat milk").
-        noun: what it is called when there is none of it ("no milk"); itself a phrase that means any of its values.
+        noun: what it is called when there is none of it ("no milk").
         phrases: what is said -> the value that it means.
         required: ask until it is known.
         many: several values may stand together.

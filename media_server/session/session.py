@@ -390,6 +390,8 @@ class Session:
             self._metrics.observe("barge_in_duck_ms", measured.duck_ms)
         self._metrics.observe("barge_in_cut_ms", measured.cut_ms)
         self._metrics.observe("barge_in_silence_ms", silence_ms)
+        if ear_ms is not None:
+            self._metrics.observe("barge_in_ear_ms", ear_ms)
         self.publish(measured)
 
     def _recognise(self, utterance: Utterance) -> None:

@@ -194,7 +194,7 @@ async def test_the_latency_of_a_turn_is_shown_and_summed_up(server: ScriptedServ
     await call(page)
     begin_reply(server, 1, "Hello.")
 
-    for total_ms in (500.2, 700.0, 600.4):
+    for total_ms in (500.2, 700.0, 600.4, None):
         server.send(
             "parley.latency",
             response_id="resp_1",

@@ -31,7 +31,8 @@ class FarEnd:
     commands: list[dict[str, Any]] = field(default_factory=list)
     hung_up: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    bodies: list[str] = field(default_factory=list)
+    offers: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
     peers: list[RTCPeerConnection] = field(default_factory=list)
     channels: list[RTCDataChannel] = field(default_factory=list)
 
@@ -43,9 +44,10 @@ class FarEnd:
         if request.content_type == "multipart/form-data":
             form = await request.post()
             offer = str(form["sdp"])
-            self.bodies.append(str(form["session"]))
+            self.sessions.append(str(form["session"]))
         else:
             offer = await request.text()
+        self.offers.append(offer)
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.peers.append(peer)
 

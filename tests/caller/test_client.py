@@ -100,6 +100,14 @@ async def test_a_far_end_that_hangs_up_ends_the_call() -> None:
             client.send({"type": "response.create"})
 
 
+async def test_a_server_on_the_loopback_is_offered_the_loopback_alone() -> None:
+    async with far_end(FarEnd()) as far, CallClient(far.url.replace("127.0.0.1", "localhost")):
+        pass
+
+    candidates = {line.split()[4] for line in far.offers[0].splitlines() if line.startswith("a=candidate")}
+    assert candidates == {"127.0.0.1"}
+
+
 async def test_session_settings_and_the_key_travel_with_the_offer() -> None:
     far = FarEnd()
     settings = {"type": "realtime", "instructions": "Be kind."}
@@ -108,7 +116,7 @@ async def test_session_settings_and_the_key_travel_with_the_offer() -> None:
         pass
 
     assert far.headers[0]["Authorization"] == "Bearer ek_1"
-    assert json.loads(far.bodies[0]) == settings
+    assert json.loads(far.sessions[0]) == settings
 
 
 async def test_a_full_server_says_when_to_come_back() -> None:

@@ -86,6 +86,12 @@ def test_a_reply_that_was_cut_by_the_callers_next_words_is_followed_by_another()
     assert states == [False] * 10 + [True]
 
 
+def test_a_reply_that_was_cut_is_no_whole_reply() -> None:
+    states = settled_after(created("r1"), playout("started", "r1"), playout("cleared", "r1"), done("r1", "cancelled"))
+
+    assert states == [False, False, False, False]
+
+
 def test_a_noise_without_a_word_owes_no_reply() -> None:
     states = settled_after(created("r1"), done("r1", output=TYPED_OUTPUT), STARTED, STOPPED, transcribed(""))
 

@@ -1,10 +1,13 @@
 """What the demo needs: a caller's voice, and a server that is ready or says why it is not."""
 
+import argparse
+import json
 from pathlib import Path
 
 import pytest
 
 from media_server.audio.levels import level_dbfs
+from media_server.caller.call import add_demo_arguments, run_demo
 from media_server.caller.demo import make_recordings, running_server
 from media_server.caller.microphone import MICROPHONE_HZ
 from media_server.errors import PeerGoneError
@@ -19,6 +22,24 @@ async def test_the_caller_has_a_voice(path: str | None) -> None:
         assert saying.pcm is not None
         assert 0.4 * MICROPHONE_HZ < len(saying.pcm) < 3 * MICROPHONE_HZ
         assert -35 < level_dbfs(saying.pcm) < -5
+
+
+@pytest.mark.e2e
+@pytest.mark.models
+def test_the_demo_orders_two_coffees(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_demo_arguments(parser)
+
+    code = run_demo(parser.parse_args(["--json", str(tmp_path / "demo.json")]))
+
+    report = json.loads((tmp_path / "demo.json").read_text())
+    assert code == 0
+    assert report["greeting"]
+    assert len(report["turns"]) == 4
+    read_back = report["turns"][2]["replies"][0]["text"]
+    assert "small cappuccino with almond milk" in read_back
+    assert "medium mocha with whipped cream" in read_back
+    assert all(turn["heard_ms"] < 2000 for turn in report["turns"])
 
 
 @pytest.mark.e2e

@@ -18,7 +18,8 @@ from media_server.errors import BadRequestError, TooLargeError, UnprocessableErr
 MAX_OFFER_BYTES = 65_536
 """A browser's offer has 2 to 8 kB."""
 
-MAX_LINES = 2_000
+MAX_LINES = 1_000
+MAX_LINE_CHARS = 2_000
 MAX_CANDIDATES = 32
 MAX_SSRC_LINES = 100
 
@@ -123,8 +124,9 @@ def _read(sdp: str) -> _Offer:
     section = offer.session
     for number, line in enumerate(lines[1:], start=2):
         found = _LINE.fullmatch(line)
-        if found is None:
-            raise _malformed(f"line {number}: found {_cut(line)}, wanted <letter>=<value>")
+        if found is None or len(line) > MAX_LINE_CHARS:
+            wanted = f"<letter>=<value>, at most {MAX_LINE_CHARS} characters"
+            raise _malformed(f"line {number}: found {_cut(line)}, wanted {wanted}")
         match found.groups():
             case "m", value:
                 section = _read_media(number, value)
@@ -233,7 +235,7 @@ def _codecs(media: _Media) -> dict[str, str]:
     for value in media.all("rtpmap"):
         payload_type, name, clock_hz, _ = _matched(media, value, "rtpmap", _RTPMAP)
         codec = name.lower() if _CLOCK_HZ.get(name.lower()) == clock_hz else ""
-        dynamic = True
+        dynamic = int(payload_type) in _DYNAMIC_TYPES
         offered.setdefault(payload_type, codec if dynamic or _STATIC_TYPES.get(payload_type) == codec else "")
     codecs = {one: offered.get(one, _STATIC_TYPES.get(one, "")) for one in media.formats}
     return {payload_type: codec for payload_type, codec in codecs.items() if codec}

@@ -22,6 +22,9 @@ from tests.transport.webrtc.far_end import CONFIG, FarEnd, PlainWire, calling, f
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(30)]
 
+LIMIT_S = 10.0
+"""For each wait: what pytest-timeout raises may land in another task than the test's and be lost there."""
+
 
 class Call:
     """A running call."""
@@ -37,11 +40,12 @@ class Call:
     async def hear(self, n_samples: int) -> tuple[list[AudioChunk], Pcm]:
         """Return the next chunks of together so many samples, from the first sound on."""
         chunks: list[AudioChunk] = []
-        while sum(len(chunk.pcm) for chunk in chunks) < n_samples:
-            item = await self.sound_in.get()
-            assert item is not None
-            if chunks or item[0].pcm.any():
-                chunks.append(item[0])
+        async with asyncio.timeout(LIMIT_S):
+            while sum(len(chunk.pcm) for chunk in chunks) < n_samples:
+                item = await self.sound_in.get()
+                assert item is not None
+                if chunks or item[0].pcm.any():
+                    chunks.append(item[0])
         return chunks, np.concatenate([chunk.pcm for chunk in chunks])
 
     async def end(self) -> str:
@@ -85,7 +89,7 @@ async def test_the_callers_tone_is_heard_at_its_pitch_and_level(codec: str) -> N
 @pytest.mark.parametrize("codec", ["opus", "pcmu"])
 async def test_what_we_say_is_heard_by_the_caller_at_its_pitch_and_level(codec: str) -> None:
     far = FarEnd(codec=codec)
-    async with running(far, playout=tone_playout(3)):
+    async with running(far, playout=tone_playout(3)), asyncio.timeout(LIMIT_S):
         heard = await far.hear(70)
 
     rate_hz = 48_000 if codec == "opus" else 8_000
@@ -284,7 +288,7 @@ async def test_cancelling_a_call_leaves_no_task_and_no_socket() -> None:
 
 async def test_a_caller_who_sends_no_sound_is_heard_as_silence_in_real_time() -> None:
     loop = asyncio.get_running_loop()
-    async with running(FarEnd()) as call:
+    async with running(FarEnd()) as call, asyncio.timeout(LIMIT_S):
         first = await call.sound_in.get()
         started_s = loop.time()
         heard_ms = 0.0
@@ -301,7 +305,7 @@ async def test_a_caller_who_sends_no_sound_is_heard_as_silence_in_real_time() ->
 
 async def test_the_caller_is_sent_reports_of_what_arrived() -> None:
     far = FarEnd(tone_hz=1_000)
-    async with running(far) as call:
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
         reports: list[object] = []
         while not reports:
             await call.sound_in.get()
@@ -313,7 +317,7 @@ async def test_the_caller_is_sent_reports_of_what_arrived() -> None:
 
 async def test_the_round_trip_time_is_known_from_the_reports() -> None:
     far = FarEnd(tone_hz=1_000)
-    async with running(far) as call:
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
         while call.peer.rtt_ms is None:
             await call.sound_in.get()
 

@@ -1,0 +1,534 @@
+// The page: one state, one function that draws it, and the controls that change it.
+//
+// For automatic tests the page says what it shows:
+//
+//   body[data-state]                     idle, connecting, reconnecting, listening, hearing, thinking, speaking, ducked, ended
+//   #problem[data-code]                  a key of PROBLEMS, while one is shown
+//   .message[data-item-id]               the wire's id of the item
+//   .message[data-role]                  caller, agent, tool, divider
+//   .message[data-status]                see conversation.js
+//   .message .stable, .message .tail     the caller's words: certain, provisional
+//   .message .spoken, .message .unspoken the agent's words: already spoken (or heard, if cut), not yet (or never)
+//   .latency[data-voice-to-voice-ms]     the latency strip of a turn
+//
+// Whatever comes from outside enters the page by textContent (make() in messages.js, and setText()).
+
+import { Call, listMicrophones } from "./call.js";
+import { addTyped, apply, endCall, newConversation, startCall, visible } from "./conversation.js";
+import { make, MESSAGE_PARTS, STAGES } from "./messages.js";
+import { drawWaveform } from "./waveform.js";
+
+const NOTICE_MS = 7000;
+const THINKING_LIMIT_MS = 8000; // after that, "listening" is nearer to the truth than "thinking"
+const ANNOUNCEMENTS = 6;
+
+const HEADLINES = {
+  idle: "Ready when you are",
+  connecting: "Connecting",
+  reconnecting: "Reconnecting",
+  listening: "Listening",
+  hearing: "Hearing you",
+  thinking: "Thinking",
+  speaking: "Speaking",
+  ducked: "Speaking softly",
+  ended: "Call ended",
+};
+
+const HINTS = {
+  idle: "Speak as you would to a person. Interrupt whenever you like.",
+  connecting: "Your browser may ask for the microphone.",
+  reconnecting: "The connection was lost. Calling again.",
+  ended: "Call again whenever you like.",
+};
+const HINT_IN_CALL = "Say hello. You can interrupt at any time.";
+
+// What can go wrong: what the caller reads, and what they can do about it.
+const PROBLEMS = {
+  microphone_denied: {
+    title: "The microphone is blocked",
+    text: "Allow it for this page in the browser's address bar, or go on without one and type.",
+    retry: "Try again",
+    textOnly: true,
+  },
+  no_microphone: {
+    title: "No microphone found",
+    text: "Plug one in, or go on without one: type, and hear the answer.",
+    retry: "Try again",
+    textOnly: true,
+  },
+  microphone_busy: {
+    title: "The microphone could not be opened",
+    text: "Another program may be using it.",
+    retry: "Try again",
+    textOnly: true,
+  },
+  insecure_context: {
+    title: "The browser allows no microphone here",
+    text: "Open this page over https or on localhost, or go on without a microphone.",
+    textOnly: true,
+  },
+  server_full: { title: "All lines are busy", text: "There is no room for another call just now.", retry: "Call again" },
+  server_warming: { title: "The server is warming up", text: "Its engines are not ready yet.", retry: "Call again", automatic: true },
+  unauthorized: { title: "This server asks for a key", text: "Its operator can give you one.", key: true },
+  unreachable: { title: "The server cannot be reached", text: "Check your network, then call again.", retry: "Call again" },
+  refused: { title: "The server did not take the call", text: "", retry: "Call again" },
+  no_media: {
+    title: "The call could not be connected",
+    text: "The server answered, but no sound comes through. A firewall may be in the way.",
+    retry: "Call again",
+  },
+  lost: { title: "Connection lost", text: "The call could not be brought back. What was said is still here.", retry: "Call again" },
+  failed: { title: "The call could not be placed", text: "", retry: "Try again" },
+};
+
+const state = {
+  call: null, // Call, from the click to the hang-up
+  phase: "idle", // of the call: idle, connecting, reconnecting, open, ended
+  conversation: newConversation(),
+  microphones: [],
+  microphoneId: localStorage.getItem("parley.microphone") ?? "",
+  muted: false,
+  key: sessionStorage.getItem("parley.key") ?? "",
+  startedMs: null,
+  lastedMs: null,
+  awaitingSinceMs: null,
+  mayRetry: false, // a lost connection is called again once, by itself
+  problem: null, // {code, detail, retryAtMs}
+  notices: [], // {text, untilMs}
+  awake: null, // promise of a wake lock, or of null
+  queue: [], // typed before the call was open
+  replyOwed: false, // response.create came too early and is sent again
+  following: true, // the end of the conversation is kept in sight
+};
+
+const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
+const drawnMessages = new Map(); // item -> {element, revision}
+const announcedItems = new WeakSet();
+let drawIsDue = false;
+let eventCount = 0;
+
+// --- calling ---------------------------------------------------------------------------------------------------------
+
+async function placeCall({ microphone = true, again = false } = {}) {
+  if (state.call) return;
+  const call = new Call(page.speaker, {
+    event: (event) => receive(call, event),
+    closed: (reason) => finish(call, reason),
+    microphoneLost: () => notify("The microphone went away. You can still type, or choose another one."),
+  });
+  Object.assign(state, { call, phase: again ? "reconnecting" : "connecting", problem: null, lastedMs: null, following: true });
+  if (!again) Object.assign(state, { mayRetry: true, muted: false });
+  draw();
+  try {
+    await call.open({ microphone, deviceId: state.microphoneId, key: state.key });
+  } catch (error) {
+    if (state.call === call) fail(again ? "lost" : error.code, error);
+    return;
+  }
+  call.muted = state.muted;
+  startCall(state.conversation, again ? "Reconnected" : "New call");
+  Object.assign(state, { phase: "open", startedMs: performance.now() });
+  for (const text of state.queue.splice(0)) say(text);
+  keepAwake();
+  refreshMicrophones();
+  draw();
+}
+
+function hangUp() {
+  state.queue = [];
+  finish(state.call, "hung_up");
+}
+
+/** The call is over. reason: hung_up, ended (by the server) or lost. */
+function finish(call, reason) {
+  if (!call || state.call !== call) return;
+  const hadMicrophone = call.hasMicrophone;
+  const wasOpen = state.phase === "open";
+  call.hangUp();
+  state.awake?.then((lock) => lock?.release());
+  endCall(state.conversation);
+  state.call = null;
+  state.lastedMs = wasOpen ? performance.now() - state.startedMs : null;
+  state.phase = wasOpen || state.conversation.items.length > 0 ? "ended" : "idle";
+  if (reason === "ended" && wasOpen) notify("The server ended the call.");
+  if (reason === "lost" && state.mayRetry && wasOpen) {
+    state.mayRetry = false;
+    placeCall({ microphone: hadMicrophone, again: true });
+  } else if (reason === "lost") state.problem = { code: "lost", detail: "", retryAtMs: null };
+  draw();
+}
+
+function fail(code, error) {
+  finish(state.call, "failed");
+  const retryAtMs = error.retryAfterS ? performance.now() + error.retryAfterS * 1000 : null;
+  page.text.value ||= state.queue.splice(0).join(" ");
+  state.problem = { code: code in PROBLEMS ? code : "failed", detail: error.message, retryAtMs };
+  draw();
+}
+
+/** A phone whose screen goes dark may end the call; where the lock is refused, it may. */
+function keepAwake() {
+  state.awake = navigator.wakeLock?.request("screen").catch(() => null);
+}
+
+// --- the wire --------------------------------------------------------------------------------------------------------
+
+function receive(call, event) {
+  if (state.call !== call) return;
+  if (event.type === "parley.levels") return; // a heartbeat: call.js counts it, nothing here changes
+  apply(state.conversation, event);
+  if (event.type === "input_audio_buffer.speech_stopped") state.awaitingSinceMs = performance.now();
+  if (event.type === "response.done") finishReply(event.response);
+  if (event.type === "error") receiveError(event.error);
+  scheduleDraw();
+}
+
+function finishReply(response) {
+  if (response.status === "failed") notify(response.status_details?.error?.message ?? "The reply failed.");
+  if (!state.replyOwed) return;
+  state.replyOwed = false;
+  send("reply", { type: "response.create" });
+}
+
+function receiveError(error) {
+  if (error.event_id?.startsWith("stop_")) return; // there was nothing to stop
+  if (error.event_id?.startsWith("reply_") && error.code === "conversation_already_has_active_response") {
+    state.replyOwed = true;
+    return;
+  }
+  notify(error.message);
+}
+
+/** Send an event under an id that says what it was for; an error that comes back names it. */
+function send(purpose, event) {
+  eventCount += 1;
+  state.call.send({ ...event, event_id: `${purpose}_${eventCount}` });
+}
+
+/** Say something by typing it. Without a call it places one that leaves the microphone alone. */
+function say(text) {
+  if (state.phase !== "open") {
+    state.queue.push(text);
+    placeCall({ microphone: false });
+    return;
+  }
+  const { replying, playing } = state.conversation;
+  if (replying || playing) {
+    send("stop", { type: "response.cancel" });
+    send("stop", { type: "output_audio_buffer.clear" });
+  }
+  send("text", { type: "conversation.item.create", item: { type: "message", role: "user", content: [{ type: "input_text", text }] } });
+  send("reply", { type: "response.create" });
+  addTyped(state.conversation, text);
+  Object.assign(state, { awaitingSinceMs: performance.now(), following: true });
+  draw();
+}
+
+// --- microphones -----------------------------------------------------------------------------------------------------
+
+async function refreshMicrophones() {
+  state.microphones = await listMicrophones();
+  draw();
+}
+
+async function useMicrophone(id) {
+  state.microphoneId = id;
+  localStorage.setItem("parley.microphone", id);
+  if (state.phase !== "open") return;
+  try {
+    await state.call.useMicrophone(id);
+    state.call.muted = state.muted;
+    refreshMicrophones();
+  } catch (error) {
+    notify(PROBLEMS[error.code]?.title ?? error.message);
+  }
+  draw();
+}
+
+function toggleMute() {
+  if (!state.call.hasMicrophone) {
+    useMicrophone(state.microphoneId);
+    return;
+  }
+  state.muted = !state.muted;
+  state.call.muted = state.muted;
+  draw();
+}
+
+// --- drawing ---------------------------------------------------------------------------------------------------------
+
+function notify(text) {
+  state.notices = [...state.notices, { text, untilMs: performance.now() + NOTICE_MS }].slice(-3);
+  draw();
+}
+
+/** Draw in the next frame; at once while the tab is hidden, for then there is none. */
+function scheduleDraw() {
+  if (document.hidden) draw();
+  else if (!drawIsDue) {
+    drawIsDue = true;
+    requestAnimationFrame(draw);
+  }
+}
+
+/** What the caller is told that happens. */
+function shownState() {
+  if (state.phase !== "open") return state.phase;
+  const { hearing, awaiting, replying, playing, ducked } = state.conversation;
+  if (hearing) return "hearing";
+  if (playing) return ducked ? "ducked" : "speaking";
+  const thinking = awaiting && performance.now() - state.awaitingSinceMs < THINKING_LIMIT_MS;
+  return replying || thinking ? "thinking" : "listening";
+}
+
+/** Bring the page in line with the state. */
+function draw() {
+  drawIsDue = false;
+  const shown = shownState();
+  const calling = state.call !== null;
+  const { items } = state.conversation;
+  document.body.dataset.state = shown;
+  document.body.dataset.layout = calling || items.length > 0 ? "call" : "hero";
+  document.title = calling ? `${HEADLINES[shown]} · Parley` : "Parley";
+  setText(page.headline, statusLine(shown));
+  setText(page.hint, HINTS[shown] ?? HINT_IN_CALL);
+  setText(page.status, statusLine(shown));
+  drawControls(calling);
+  drawTimer();
+  drawProblem();
+  drawNotices();
+  drawConversation();
+  drawSummary();
+}
+
+function statusLine(shown) {
+  if (shown === "ended" && state.lastedMs !== null) return `Call ended after ${clock(state.lastedMs)}`;
+  if (shown === "listening" && !state.call.hasMicrophone) return "Type to talk";
+  if (shown === "listening" && state.muted) return "You are muted";
+  return HEADLINES[shown];
+}
+
+function drawControls(calling) {
+  const open = state.phase === "open";
+  const off = open && !state.call.hasMicrophone;
+  const silent = off || state.muted;
+  const label = off ? "Turn the microphone on" : state.muted ? "Unmute the microphone" : "Mute the microphone";
+  page.call.classList.toggle("hangup", calling);
+  page.call.setAttribute("aria-keyshortcuts", calling ? "Escape" : "Space Enter");
+  setText(page["call-label"], calling ? (open ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
+  page["call-icon"].setAttribute("href", calling ? "#icon-hangup" : "#icon-phone");
+  page.mute.hidden = !open;
+  page.mute.setAttribute("aria-pressed", String(silent));
+  page.mute.setAttribute("aria-label", label);
+  page.mute.title = label;
+  page["mute-icon"].setAttribute("href", silent ? "#icon-mic-off" : "#icon-mic");
+  page.text.placeholder = open ? "Type a message" : "Or type a message";
+  drawMicrophones();
+}
+
+function drawMicrophones() {
+  const known = state.microphones.map(({ id, label }, index) => ({ id, label: label || `Microphone ${index + 1}` }));
+  const wanted = [{ id: "", label: "Default microphone" }, ...known];
+  const options = [...page.microphone.options];
+  if (wanted.length !== options.length || wanted.some(({ id, label }, n) => options[n].value !== id || options[n].text !== label)) {
+    page.microphone.replaceChildren(...wanted.map(({ id, label }) => new Option(label, id)));
+  }
+  page.microphone.value = known.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "";
+}
+
+function drawTimer() {
+  page.timer.hidden = state.phase !== "open" && state.lastedMs === null;
+  if (page.timer.hidden) return;
+  setText(page.timer, clock(state.phase === "open" ? performance.now() - state.startedMs : state.lastedMs));
+}
+
+function drawProblem() {
+  page.problem.hidden = state.problem === null;
+  if (state.problem === null) {
+    delete page.problem.dataset.code;
+    return;
+  }
+  const { code, detail, retryAtMs } = state.problem;
+  const { title, text, retry, textOnly, automatic, key } = PROBLEMS[code];
+  const waitS = Math.ceil(((retryAtMs ?? 0) - performance.now()) / 1000);
+  page.problem.dataset.code = code;
+  setText(page["problem-title"], title);
+  setText(page["problem-text"], text || detail);
+  setText(page["problem-retry"], waitS > 0 ? `${automatic ? "Calling again" : retry} in ${waitS} s` : (retry ?? ""));
+  page["problem-retry"].hidden = !retry;
+  page["problem-retry"].disabled = waitS > 0;
+  page["problem-text-only"].hidden = !textOnly;
+  page["key-form"].hidden = !key;
+}
+
+function drawNotices() {
+  state.notices = state.notices.filter(({ untilMs }) => untilMs > performance.now());
+  const shown = [...page.notices.children].map((element) => element.textContent);
+  if (shown.join("\n") === state.notices.map(({ text }) => text).join("\n")) return;
+  page.notices.replaceChildren(...state.notices.map(({ text }) => make("p", { text })));
+}
+
+function drawConversation() {
+  const items = state.conversation.items.filter((item) => visible(item, state.conversation));
+  const shown = page.conversation.children;
+  items.forEach((item, index) => {
+    const element = drawMessage(item);
+    // One that stands right is not touched: it would lose its focus, and arrive once more.
+    if (shown[index] !== element) page.conversation.insertBefore(element, shown[index] ?? null);
+  });
+  while (shown.length > items.length) page.conversation.lastElementChild.remove();
+  for (const item of drawnMessages.keys()) if (!state.conversation.items.includes(item)) drawnMessages.delete(item);
+  if (state.following && items.length > 0) page.main.scrollTop = page.main.scrollHeight;
+  page.latest.hidden = state.following || items.length === 0;
+  announceFinished(items);
+}
+
+/** Return the element of an item, made anew if the item has changed since. */
+function drawMessage(item) {
+  let drawn = drawnMessages.get(item);
+  if (!drawn) drawnMessages.set(item, (drawn = { element: make("li", { className: "message" }), revision: -1 }));
+  if (drawn.revision === item.revision) return drawn.element;
+  drawn.revision = item.revision;
+  Object.assign(drawn.element.dataset, { itemId: item.id, role: item.role, status: item.status });
+  const open = drawn.element.querySelector("details")?.open ?? false;
+  drawn.element.replaceChildren(...MESSAGE_PARTS[item.role](item, open));
+  return drawn.element;
+}
+
+/** Tell screen readers what was said once it is finished: partials would talk over the call. */
+function announceFinished(items) {
+  for (const item of items) {
+    const finished = ["final", "done", "interrupted", "failed"].includes(item.status);
+    if (!finished || announcedItems.has(item) || item.role === "tool") continue;
+    announcedItems.add(item);
+    const words = item.text || item.stable;
+    const cut = item.status === "interrupted" ? " (interrupted)" : "";
+    page.announcer.append(make("p", { text: `${item.role === "caller" ? "You" : "Parley"}: ${words}${cut}` }));
+    while (page.announcer.children.length > ANNOUNCEMENTS) page.announcer.firstChild.remove();
+  }
+}
+
+function drawSummary() {
+  const { latencies, bargeIns } = state.conversation;
+  page.summary.hidden = latencies.length === 0;
+  if (page.summary.hidden) return;
+  const rows = [
+    ["Voice to voice", latencies.map((latency) => latency.voice_to_voice_ms)],
+    ...STAGES.slice(0, -1).map(({ key, name }) => [name, latencies.map((latency) => latency[key])]),
+    ["Interruption to silence", bargeIns.map((bargeIn) => bargeIn.ear_ms ?? bargeIn.silence_ms)],
+  ].map(([name, values]) => [name, values.filter((value) => typeof value === "number")]);
+  const figures = rows.filter(([, values]) => values.length > 0).map(([name, values]) => [name, percentile(values, 50), percentile(values, 95)]);
+  const text = JSON.stringify(figures);
+  if (page.summary.dataset.figures === text) return;
+  page.summary.dataset.figures = text;
+  setText(page["summary-figure"], `Answers in ${percentile(rows[0][1], 50)} ms`);
+  setText(page["summary-count"], `${count(latencies.length, "turn")}, ${count(bargeIns.length, "interruption")}`);
+  page["summary-rows"].replaceChildren(...figures.map(([name, p50, p95]) => summaryRow(name, p50, p95)));
+}
+
+function summaryRow(name, p50, p95) {
+  const head = make("th", { text: name });
+  head.scope = "row";
+  return make("tr", {}, head, make("td", { text: p50 }), make("td", { text: p95 }));
+}
+
+/** Screen readers hear of a text only when it has really changed. */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function clock(ms) {
+  const seconds = Math.floor(ms / 1000);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+function count(n, noun) {
+  return `${n} ${noun}${n === 1 ? "" : "s"}`;
+}
+
+/** The nearest rank, in whole milliseconds. */
+function percentile(values, p) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return Math.round(sorted[Math.max(0, Math.ceil((p / 100) * sorted.length) - 1)]);
+}
+
+// --- controls --------------------------------------------------------------------------------------------------------
+
+function pressCall() {
+  if (state.call) hangUp();
+  else placeCall();
+}
+
+function pressKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  const { target, key } = event;
+  if (key === "Escape") {
+    if (page.summary.open) page.summary.open = false;
+    else if (state.call) hangUp();
+    else state.problem = null;
+    draw();
+    return;
+  }
+  if (target.closest("input, select")) return;
+  const free = !target.closest("button, summary");
+  if (free && !state.call && (key === " " || key === "Enter")) {
+    event.preventDefault();
+    placeCall();
+  } else if (key === "/") {
+    event.preventDefault();
+    page.text.focus();
+  } else if (key.length === 1 && key !== " ") page.text.focus(); // and the letter lands in it
+}
+
+function tick() {
+  const { problem } = state;
+  const due = problem?.retryAtMs && performance.now() >= problem.retryAtMs;
+  if (due && PROBLEMS[problem.code].automatic) placeCall();
+  if (state.call || problem || state.notices.length > 0) draw();
+}
+
+page.call.addEventListener("click", pressCall);
+page.mute.addEventListener("click", toggleMute);
+page.microphone.addEventListener("change", () => useMicrophone(page.microphone.value));
+page.typing.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = page.text.value.trim();
+  page.text.value = "";
+  if (text) say(text);
+});
+page["problem-retry"].addEventListener("click", () => placeCall());
+page["problem-text-only"].addEventListener("click", () => placeCall({ microphone: false }));
+page["problem-dismiss"].addEventListener("click", () => {
+  state.problem = null;
+  draw();
+});
+page["key-form"].addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.key = page.key.value.trim();
+  sessionStorage.setItem("parley.key", state.key);
+  page.key.value = "";
+  placeCall();
+});
+page.latest.addEventListener("click", () => {
+  state.following = true;
+  draw();
+});
+page.main.addEventListener("scroll", () => {
+  const { scrollTop, scrollHeight, clientHeight } = page.main;
+  state.following = scrollHeight - scrollTop - clientHeight < 48;
+  page.latest.hidden = state.following;
+});
+document.addEventListener("keydown", pressKey);
+document.addEventListener("click", (event) => {
+  if (!page.summary.contains(event.target)) page.summary.open = false;
+});
+document.addEventListener("visibilitychange", draw);
+addEventListener("pagehide", hangUp);
+navigator.mediaDevices?.addEventListener("devicechange", refreshMicrophones);
+setInterval(tick, 250);
+
+drawWaveform(page.waveform, () => {
+  const mode = state.phase === "open" ? "call" : state.call ? "wait" : "rest";
+  return { mode, ...(state.call?.levels ?? { caller: 0, agent: 0 }) };
+});
+refreshMicrophones();
