@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -45,7 +44,7 @@ def add_call_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LINE",
         help="a typed turn, after the recordings; may be repeated",
     )
-    parser.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
+    parser.add_argument("--api-key", default="", metavar="KEY", help="sent as a bearer token")
     parser.add_argument(
         "--no-wait-greeting", dest="wait_greeting", action="store_false", help="speak at once, over the greeting"
     )

@@ -29,7 +29,7 @@ _READY_TIMEOUT_S = 60.0
 
 _POLL_S = 0.1
 _ESPEAK_VOICE = Voice("en-us+f2", speed=0.9)
-"""Not the agent's, so that one can tell them apart, and slow enough for the recogniser (12 of 13 lines word for word)."""
+"""Not the agent's, so that one can tell them apart; slow enough for the recogniser (12 of 13 lines came out whole)."""
 
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES = 12

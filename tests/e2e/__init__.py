@@ -1,0 +1,1 @@
+"""Whole calls through real WebRTC, on the embedded engines."""
