@@ -4,6 +4,7 @@ What may stand in the file is what the dataclasses of `scenario_vocabulary` hold
 """
 
 import difflib
+import functools
 import re
 import string
 import tomllib
@@ -18,6 +19,11 @@ from media_server.errors import ConfigError
 
 # A question counts as asked once its first words were heard; they must tell its kind.
 CUE_WORDS = 3
+
+TEXT_CHARS_MAX = 1000
+"""More than a minute of speech; a longer pasted text would hold up the other calls."""
+
+SENTENCES_KEPT = 1024
 
 _SENTENCE_END = re.compile(r"[.!?]+")
 _PLACES = ("before", "head", "with")
@@ -43,12 +49,13 @@ class Scenario:
             field.name: getattr(questions, field.name) for field in fields(Questions)
         }
         self.questions |= {f"slot:{slot.name}": slot.ask for slot in vocabulary.slots.values() if slot.ask}
-        self._understanding = Understanding(vocabulary)
+        # Each reply replays the call from its beginning: a sentence is taken apart once.
+        self._understand = functools.lru_cache(SENTENCES_KEPT)(Understanding(vocabulary).understand)
         self._kinds = _index_cues(self.questions)
 
     def understand(self, text: str) -> Understood:
-        """Return what a sentence of the caller means."""
-        return self._understanding.understand(text)
+        """Return what a message of the caller means; what goes beyond `TEXT_CHARS_MAX` is not read."""
+        return self._understand(text[:TEXT_CHARS_MAX])
 
     def grammar(self) -> str:
         """Return the JSGF of all that the caller may say, for a recogniser."""

@@ -98,6 +98,7 @@ ORDERS = [
     (["a large latte with sugar and an espresso", "small", "no"], "a large latte with sugar and a small espresso"),
     (["a latte with milk and sugar and large tea", "small", "no"], "a small latte with milk and sugar and a large tea"),
     (["a latte, oat milk, and a large espresso", "big", "no"], "a large latte with oat milk and a large espresso"),
+    (["large latte small espresso", "no", "no"], "a large latte and a small espresso"),
     (["a small tea", "and another one with honey a large one", "no"], "a large tea with honey"),
     (["two large lattes with soy", "no"], "two large lattes with soy milk"),
     (["a large tea", "make that two", "that's all"], "two large teas"),

@@ -97,6 +97,11 @@ def test_reading_twice_gives_the_same_grammar(coffee: Scenario) -> None:
     assert read_scenario(COFFEE).grammar() == coffee.grammar()
 
 
+def test_of_a_message_without_end_only_the_beginning_is_read(coffee: Scenario) -> None:
+    assert coffee.understand("mumble " * 100 + "a latte").slots == {"drink": "latte"}
+    assert coffee.understand("mumble " * 10_000 + "a latte").slots == {}
+
+
 def test_what_is_understood_is_not_shared_between_sentences(coffee: Scenario) -> None:
     first: Any = copy.deepcopy(coffee.understand("a large latte"))
     coffee.understand("a small tea")
