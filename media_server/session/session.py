@@ -149,6 +149,7 @@ class Session:
         self._barge_in_arrived_s = 0.0
         self._reply_due: Stopwatch | None = None
         self._greeted = False
+        self._over = False
         self._active_s = 0.0
         self._dropped_ms = 0.0
         self.ear = Ear(
@@ -177,10 +178,10 @@ class Session:
         self._media = media
 
     def attach_channel(self, channel: Channel) -> None:
-        """Let somebody read along and ask. At any time."""
+        """Let somebody read along and ask. At any time; once the call is over, it is too late."""
         if self._tasks is None:
             self._waiting_channels.append(channel)
-        else:
+        elif not self._over:
             self._start(self._take_commands(channel), f"commands {self.id}")
 
     def hang_up(self, reason: str) -> None:
@@ -202,10 +203,12 @@ class Session:
                 for channel in self._waiting_channels:
                     self._start(self._take_commands(channel), f"commands {self.id}")
                 reason = await self._converse()
+                self._over = True
                 self.replies.cut("client_cancelled")
                 for child in tuple(self._children):
                     child.cancel()
         finally:
+            self._over = True
             self.playout.cut()
             for channel in self._channels:
                 await channel.close()
@@ -362,6 +365,7 @@ class Session:
         now_s = asyncio.get_running_loop().time()
         if self._utterance is not None:
             self._announce(self._utterance)
+            self._utterance.cut_reply = True
         audible = self.replies.agent is Agent.AUDIBLE
         reply_id = self.replies.cut("turn_detected")
         self._reply_due = None
@@ -472,7 +476,8 @@ class Session:
         detection = self.settings.turn_detection
         if detection is None or not detection.create_reply or self.turns.caller_talking:
             return
-        if text or utterance.speech_ms >= INAUDIBLE_MS:
+        # Whoever silenced the agent is answered too: a cough must not leave both waiting for each other.
+        if text or utterance.cut_reply or utterance.speech_ms >= INAUDIBLE_MS:
             self._reply_to(watch)
 
     def _recognition_failed(self, failed: RecognitionFailed) -> None:

@@ -21,6 +21,7 @@ class Utterance:
         speech_ms: how much of it is speech.
         announced: whether the client was told of it.
         recognising: whether a recogniser is at work on it.
+        cut_reply: whether it silenced the agent.
         shown: the stable text that the client has.
         on_close: called once, when no more sound will come.
     """
@@ -35,6 +36,7 @@ class Utterance:
         self.speech_ms = 0
         self.announced = False
         self.recognising = False
+        self.cut_reply = False
         self.shown = ""
         self.on_close: Callable[[], None] | None = None
         self._chunks: deque[AudioChunk] = deque()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,8 @@ from media_server.caller.client import CallClient, Received
 from media_server.caller.demo import make_recordings, running_server
 from tests.bench.stage import server as configured_server
 from tests.bench.stage import talkative_scenario
+from tests.engines.chat_endpoint import end, serving_chat, text
+from tests.engines.tiny_whisper import build_tiny_whisper
 from tests.orders import send_clips
 from tests.speech import MISSING, clips
 
@@ -104,6 +107,28 @@ async def test_a_caller_who_hangs_up_leaves_a_free_place(url: str) -> None:
     async with asyncio.timeout(15), CallClient(url) as last:
         created = await last.wait_for(lambda event: event["type"] == "session.created", 10)
     assert created.event["session"]["id"] == last.call_id
+
+
+async def test_whisper_and_a_chat_endpoint_take_the_places_of_the_embedded_engines(tmp_path: Path) -> None:
+    model = build_tiny_whisper(tmp_path / "whisper")
+    (speech,) = await make_recordings(["turn on the lamp in my kitchen please"])
+    assert speech.pcm is not None
+    async with serving_chat() as endpoint:
+        endpoint.lines = [text("The lamp "), text("is on. "), end("stop"), "[DONE]"]
+        toml = (
+            f'[asr]\nengine = "whisper"\nwhisper_model = "{model}"\nwhisper_device = "cpu"\n'
+            f'[llm]\nengine = "openai"\nbase_url = "{endpoint.url}"\nmodel = "tiny"\n'
+        )
+        async with configured_server(toml) as url, CallClient(url) as client:
+            await client.play(speech.pcm)
+            done = await client.wait_for(lambda event: event["type"] == "response.done", 20)
+            await client.wait_for(lambda event: event["type"] == "output_audio_buffer.stopped", 10)
+            heard = transcripts(client.received)
+            asked = endpoint.asked[-1]["messages"]
+
+    assert heard[0].strip().startswith("turn on the lamp")
+    assert asked[-1] == {"role": "user", "content": heard[0]}
+    assert done.event["response"]["output"][0]["content"][0]["transcript"].strip() == "The lamp is on."
 
 
 @needs_speech

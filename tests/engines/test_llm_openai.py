@@ -1,87 +1,17 @@
 """The real client talks to an endpoint on loopback that speaks chat completions as the various servers do."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 import pytest
-from aiohttp import web
 
 from media_server.conversation import FunctionCall, FunctionOutput, Role, SpokenMessage, Usage
 from media_server.engines.llm_openai import OpenAiLlm, build_messages
 from media_server.engines.protocols import Finished, Llm, LlmDelta, LlmRequest, TextDelta, Tool, ToolCallDelta
 from media_server.errors import EngineError, EngineMissingError
-
-KEY = "sk-very-secret-key"
-
-
-class Endpoint:
-    """A server that answers every chat with `lines`, and remembers what it was asked.
-
-    Attributes:
-        lines: the server-sent events' data, dicts as JSON.
-        stalls: after the lines, nothing more comes, and the connection stays open.
-        refuses: answer with a status and a message those requests whose body holds the key; "" is in all of them.
-        models: what /models lists; None: it answers 500.
-        reached: set once a client asks.
-        gone: set once a client left before the end.
-    """
-
-    def __init__(self) -> None:
-        self.lines: list[Any] = [text("Hello"), end("stop"), "[DONE]"]
-        self.stalls = False
-        self.refuses: dict[str, tuple[int, str]] = {}
-        self.models: list[str] | None = ["tiny"]
-        self.models_status = 500
-        self.url = ""
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.reached = asyncio.Event()
-        self.gone = asyncio.Event()
-
-    async def list_models(self, request: web.Request) -> web.Response:
-        if self.models is None:
-            return web.json_response({"error": {"message": f"no list for {KEY}"}}, status=self.models_status)
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.reached.set()
-        self.asked.append(body)
-        self.headers.append(dict(request.headers))
-        for key, (status, message) in self.refuses.items():
-            if not key or key in body:
-                return web.json_response({"error": {"message": message}}, status=status)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for line in self.lines:
-            data = line if isinstance(line, str) else json.dumps(line)
-            await response.write(f"data: {data}\n\n".encode())
-        if self.stalls:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.gone.set()
-        return response
-
-
-def chunk(**fields: Any) -> dict[str, Any]:
-    return {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "tiny", "choices": [], **fields}
-
-
-def text(content: str) -> dict[str, Any]:
-    return chunk(choices=[{"index": 0, "delta": {"content": content}, "finish_reason": None}])
-
-
-def calls(*tool_calls: dict[str, Any]) -> dict[str, Any]:
-    return chunk(choices=[{"index": 0, "delta": {"tool_calls": list(tool_calls)}, "finish_reason": None}])
-
-
-def end(reason: str) -> dict[str, Any]:
-    return chunk(choices=[{"index": 0, "delta": {}, "finish_reason": reason}])
+from tests.engines.chat_endpoint import KEY, Endpoint, calls, chunk, end, serving_chat, text
 
 
 def said(role: Role, written: str, heard: str | None = None) -> SpokenMessage:
@@ -93,16 +23,8 @@ REQUEST = LlmRequest(items=(said("user", "Hi"),))
 
 @pytest.fixture
 async def endpoint() -> AsyncGenerator[Endpoint, None]:
-    fake = Endpoint()
-    app = web.Application()
-    app.router.add_get("/v1/models", fake.list_models)
-    app.router.add_post("/v1/chat/completions", fake.chat)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    yield fake
-    await runner.cleanup()
+    async with serving_chat() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

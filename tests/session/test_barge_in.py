@@ -222,3 +222,17 @@ def test_a_client_that_played_less_truncates_the_memory() -> None:
             return changed.text, truncated.heard
 
     assert run_virtual(main()) == ("One two", "One two")
+
+
+def test_a_noise_that_silenced_the_agent_is_answered() -> None:
+    asr = ScriptedAsr(["tell me all", ""])
+
+    async def main() -> list[tuple[str, str]]:
+        async with calling(scripted(asr=asr, llm=ScriptedLlm([[LONG], ["Where were we?"]]))) as scene:
+            await begin_a_long_reply(scene)
+            await asyncio.sleep(1.0)
+            await scene.stage.say(0.2)
+            await scene.stage.wait(PlayoutStopped)
+            return scene.texts()
+
+    assert run_virtual(main())[-1] == ("assistant", "Where were we?")

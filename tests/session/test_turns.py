@@ -333,3 +333,13 @@ def test_a_hundred_events_of_one_client_cannot_fill_the_inbox() -> None:
             return len(scene.session.conversation)
 
     assert run_virtual(main()) == 1000
+
+
+def test_a_channel_that_comes_when_the_call_is_over_is_too_late() -> None:
+    async def main() -> None:
+        async with calling(scripted()) as scene:
+            scene.session.hang_up("enough")
+            await scene.over
+            scene.session.attach_channel(scene.stage)
+
+    run_virtual(main())
