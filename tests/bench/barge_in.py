@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from media_server.caller.client import CallClient
-from tests.bench.stage import server, talkative_scenario
 from tests.bench.table import row, show
+from tests.servers import server, talkative_scenario
 from tests.speech import MISSING, Clip, clips
 
 AT_A_TIME = 2

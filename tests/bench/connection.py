@@ -1,8 +1,8 @@
 """How long does it take from the offer to the first packet back?"""
 
 from media_server.caller.client import CallClient
-from tests.bench.stage import server
 from tests.bench.table import row, show
+from tests.servers import server
 
 CALLS = 50
 

@@ -1,8 +1,8 @@
 """How much of a spoken order is understood end to end, and what does noise set off?"""
 
-from tests.bench.stage import server
 from tests.bench.table import show
 from tests.orders import send_clips
+from tests.servers import server
 from tests.speech import MISSING, clips
 
 AT_A_TIME = 3

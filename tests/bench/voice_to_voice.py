@@ -9,8 +9,8 @@ from media_server.audio.chunk import Pcm
 from media_server.caller.client import CallClient
 from media_server.caller.demo import make_recordings
 from media_server.caller.microphone import MICROPHONE_HZ
-from tests.bench.stage import server
 from tests.bench.table import row, show
+from tests.servers import server
 from tests.speech import Clip, clips
 
 CALLS = 50

@@ -10,11 +10,11 @@ import pytest_asyncio
 from media_server.audio.chunk import HEARING_HZ
 from media_server.caller.client import CallClient, Received
 from media_server.caller.demo import make_recordings, running_server
-from tests.bench.stage import server as configured_server
-from tests.bench.stage import talkative_scenario
 from tests.engines.chat_endpoint import end, serving_chat, text
 from tests.engines.tiny_whisper import build_tiny_whisper
 from tests.orders import send_clips
+from tests.servers import server as configured_server
+from tests.servers import talkative_scenario
 from tests.speech import MISSING, clips
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]

@@ -1,5 +1,6 @@
-"""A server for a benchmark, configured for it."""
+"""A server for a test or a benchmark, with some knobs turned."""
 
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,17 +8,17 @@ from pathlib import Path
 from media_server.caller.demo import running_server
 from media_server.config import ROOT
 
-FOLDER = ROOT / "build" / "bench"
+FOLDER = ROOT / "build"
 
 
 @asynccontextmanager
 async def server(toml: str = "[call]\ngreeting = false\n") -> AsyncGenerator[str, None]:
     """Run a server with some knobs turned; give its address."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / "server.toml"
-    path.write_text(toml, encoding="utf-8")
-    async with running_server(path) as url:
-        yield url
+    with tempfile.TemporaryDirectory(prefix="parley-") as folder:
+        path = Path(folder) / "server.toml"
+        path.write_text(toml, encoding="utf-8")
+        async with running_server(path) as url:
+            yield url
 
 
 def talkative_scenario() -> Path:
