@@ -10,14 +10,14 @@ from media_server.audio.chunk import HEARING_HZ, AudioChunk
 from media_server.conversation import Transcript, Word
 from media_server.engines.protocols import Hints
 from media_server.engines.streaming_asr import STABLE_AFTER_MS, Split, StableWords
-from media_server.engines.worker import PoolState, WorkerPool
+from media_server.engines.worker import PooledEngine
 from media_server.engines.worker_link import Reply
 
 STREAMS_MAX = 24
 """Open utterances a worker: each has a decoder of 30 to 95 MB, and takes 2-10 % of a core."""
 
 
-class SphinxAsr:
+class SphinxAsr(PooledEngine):
     """Recognises English, any or only what a grammar or a corpus allows.
 
     A partial comes about every 100 ms of sound, where it differs from the one before. A final carries the whole
@@ -50,28 +50,9 @@ class SphinxAsr:
         self._stable_ms = stable_ms
         options = {"grammar": grammar, "language_model": language_model, "warm": warm}
         factory = "media_server.engines.asr_sphinx_model:SphinxModel"
-        self._pool = WorkerPool(self.name, factory, options, count=workers, streams_max=STREAMS_MAX)
+        super().__init__(factory, options, count=workers, streams_max=STREAMS_MAX)
         heard = "a grammar" if grammar else "a domain language model" if language_model else "the general English model"
         self.why = f"pocketsphinx with {heard}: embedded, needs no network and no GPU"
-
-    @property
-    def state(self) -> PoolState:
-        """Return how the workers are."""
-        return self._pool.state
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether an utterance would be recognised now."""
-        return self._pool.healthy
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Return the process ids of the workers."""
-        return self._pool.process_ids
-
-    async def run(self) -> None:
-        """Keep the workers alive until `close`, or until cancelled."""
-        await self._pool.run()
 
     async def load(self) -> None:
         """Wait until the workers are warm; `run` must be running.
@@ -81,10 +62,6 @@ class SphinxAsr:
             EngineMissingError: pocketsphinx is not installed.
         """
         await self._pool.load()
-
-    async def close(self) -> None:
-        """End the workers."""
-        await self._pool.close()
 
     async def transcribe(self, audio: AsyncIterator[AudioChunk], hints: Hints) -> AsyncGenerator[Transcript, None]:
         """Yield partials while `audio` lasts, then exactly one final; see `Asr`."""

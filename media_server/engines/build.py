@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from media_server.config import ROOT, AsrConfig, Config, LlmConfig, TtsConfig
 from media_server.engines.asr_sphinx import SphinxAsr
@@ -14,22 +13,10 @@ from media_server.engines.scenario import read_scenario
 from media_server.engines.tts_espeak import EspeakTts
 from media_server.engines.tts_piper import PiperTts
 from media_server.engines.vad_silero import SileroVad
-from media_server.engines.worker import PoolState
+from media_server.engines.worker import PooledEngine
 from media_server.errors import ConfigError, EngineError
 
 SCENARIOS = ROOT / "config" / "scenarios"
-
-
-@runtime_checkable
-class Pooled(Protocol):
-    """An engine that works in processes of its own."""
-
-    async def run(self) -> None:
-        """Keep the processes alive until cancelled."""
-
-    @property
-    def state(self) -> PoolState:
-        """Return how they are."""
 
 
 class EngineSet:
@@ -54,7 +41,7 @@ class EngineSet:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for stage, engine in self._stages.items():
-                    if isinstance(engine, Pooled):
+                    if isinstance(engine, PooledEngine):
                         tasks.create_task(engine.run(), name=f"engine {stage}")
                 await asyncio.get_running_loop().create_future()
         finally:
@@ -93,7 +80,7 @@ class EngineSet:
         return None
 
     def _state(self, stage: str, engine: Loadable) -> str:
-        if self._states[stage] == "ready" and isinstance(engine, Pooled) and engine.state == "down":
+        if self._states[stage] == "ready" and isinstance(engine, PooledEngine) and engine.state == "down":
             return "down: its workers died too often"
         return self._states[stage]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from media_server.conversation import Word
 from media_server.engines.protocols import SpeechChunk, Voice
-from media_server.engines.worker import PoolState, WorkerPool
+from media_server.engines.worker import PooledEngine
 
 PIECE_CHARACTERS = 400
 """A longer text is spoken piece by piece, so that nobody waits long for a turn and little sound lies waiting: about
@@ -22,7 +22,7 @@ STREAMS_MAX = 256
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’)]*\s")
 
 
-class EspeakTts:
+class EspeakTts(PooledEngine):
     """Speaks English, and a hundred other languages less well.
 
     `Voice.name`: `default`, or a voice, language or identifier of espeak-ng, with a variant after a plus sign: `en-us`,
@@ -39,26 +39,7 @@ class EspeakTts:
 
     def __init__(self, *, workers: int = 1) -> None:
         factory = "media_server.engines.tts_espeak_model:EspeakModel"
-        self._pool = WorkerPool(self.name, factory, {}, count=workers, streams_max=STREAMS_MAX)
-
-    @property
-    def state(self) -> PoolState:
-        """Return how the workers are."""
-        return self._pool.state
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether a text would be spoken now."""
-        return self._pool.healthy
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Return the process ids of the workers."""
-        return self._pool.process_ids
-
-    async def run(self) -> None:
-        """Keep the workers alive until `close`, or until cancelled."""
-        await self._pool.run()
+        super().__init__(factory, {}, count=workers, streams_max=STREAMS_MAX)
 
     async def load(self) -> None:
         """Wait until the workers are warm; `run` must be running.
@@ -68,10 +49,6 @@ class EspeakTts:
         """
         await self._pool.load()
         self.rate_hz = int(self._pool.about["rate_hz"])
-
-    async def close(self) -> None:
-        """End the workers."""
-        await self._pool.close()
 
     async def speak(self, text: str, voice: Voice) -> AsyncGenerator[SpeechChunk, None]:
         """Yield the speech of `text` in chunks of at most 200 ms, each word with its first chunk; see `Tts`."""

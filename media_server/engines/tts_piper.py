@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from media_server.engines.protocols import SpeechChunk, Voice
-from media_server.engines.worker import PoolState, WorkerPool
+from media_server.engines.worker import PooledEngine
 from media_server.engines.worker_child import ModelStream, Send
 from media_server.errors import EngineMissingError
 
@@ -26,7 +26,7 @@ PIECE_MS = 200
 STREAMS_MAX = 16
 
 
-class PiperTts:
+class PiperTts(PooledEngine):
     """One Piper voice.
 
     `Voice.name` picks a speaker of a voice that has several; any other name is the voice's first. Piper tells no word
@@ -42,26 +42,7 @@ class PiperTts:
         self._model = Path(model).expanduser() if str(model) else None
         factory = "media_server.engines.tts_piper:PiperModel"
         options = {"model": str(self._model or "")}
-        self._pool = WorkerPool(self.name, factory, options, count=workers, streams_max=STREAMS_MAX)
-
-    @property
-    def state(self) -> PoolState:
-        """Return how the workers are."""
-        return self._pool.state
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether a sentence would be spoken now."""
-        return self._pool.healthy
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Return the process ids of the workers."""
-        return self._pool.process_ids
-
-    async def run(self) -> None:
-        """Keep the workers alive until `close`, or until cancelled."""
-        await self._pool.run()
+        super().__init__(factory, options, count=workers, streams_max=STREAMS_MAX)
 
     async def load(self) -> None:
         """Wait until the workers are warm, and learn the voice's rate; `run` must be running.
@@ -74,10 +55,6 @@ class PiperTts:
         await asyncio.to_thread(_check_files, self._model)
         await self._pool.load()
         self.rate_hz = int(self._pool.about["rate_hz"])
-
-    async def close(self) -> None:
-        """End the workers."""
-        await self._pool.close()
 
     async def speak(self, text: str, voice: Voice) -> AsyncGenerator[SpeechChunk, None]:
         """Yield the speech of `text`, sentence by sentence."""

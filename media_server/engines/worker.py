@@ -318,3 +318,40 @@ def _python_path() -> str:
     """Return the path by which the child finds this package, however we found it."""
     root = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
+class PooledEngine:
+    """An engine that works in a pool of processes; the root of those that do."""
+
+    name: str
+
+    def __init__(self, factory: str, options: dict[str, Any], *, count: int, streams_max: int) -> None:
+        """Describe the pool, as `WorkerPool` does."""
+        self._pool = WorkerPool(self.name, factory, options, count=count, streams_max=streams_max)
+
+    @property
+    def state(self) -> PoolState:
+        """Return how the workers are."""
+        return self._pool.state
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether a request would be served now."""
+        return self._pool.healthy
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Return the process ids of the workers."""
+        return self._pool.process_ids
+
+    async def run(self) -> None:
+        """Keep the workers alive until `close`, or until cancelled."""
+        await self._pool.run()
+
+    async def load(self) -> None:
+        """Wait until the workers are warm; `run` must be running. Raises what `WorkerPool.load` does."""
+        await self._pool.load()
+
+    async def close(self) -> None:
+        """End the workers."""
+        await self._pool.close()
