@@ -8,7 +8,9 @@
     |   |-- UnsupportedError     415   a media type that we do not speak
     |   |-- UnprocessableError   422   well-formed, but not a call that we can take
     |   '-- ServerFullError      503   come back later: `retry_after_s`
+    |       '-- WarmingUpError   503   an engine is not ready (any more)
     |-- ConfigError              ours to be told by the operator, at start: what is wrong and where
+    |-- AddressError             where we were told to listen, we cannot
     |-- EngineError              a model failed: costs a reply, never a call
     |   |-- EngineMissingError   its library or file is not there; says what to install or set
     |   '-- EngineDownError      its worker died too often
@@ -100,10 +102,22 @@ class ServerFullError(ClientError):
         self.retry_after_s = retry_after_s
 
 
+class WarmingUpError(ServerFullError):
+    """An engine is not ready (any more)."""
+
+    code = "not_ready"
+
+
 class ConfigError(ParleyError):
     """The configuration is wrong; the message says where, what was found and what would be right."""
 
     code = "bad_config"
+
+
+class AddressError(ParleyError):
+    """The address that we were told to listen on is taken, or is not ours."""
+
+    code = "address_failed"
 
 
 class EngineError(ParleyError):

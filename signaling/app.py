@@ -18,7 +18,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from media_server.config import Config
-from media_server.errors import ParleyError
+from media_server.errors import AddressError, ParleyError
 from media_server.events import Channel
 from media_server.metrics import Metrics
 from media_server.protocol.realtime import RealtimeWire
@@ -44,7 +44,9 @@ def build_house(config: Config, engines: Engines) -> House:
     metrics = Metrics()
 
     def make_peer(on_channel: Callable[[Channel], None]) -> WebRtcPeer:
-        return WebRtcPeer(config.webrtc, bind_host=config.server.host, wire=RealtimeWire, on_channel=on_channel)
+        return WebRtcPeer(
+            config.webrtc, bind_host=config.server.host, wire=RealtimeWire, on_channel=on_channel, metrics=metrics
+        )
 
     return House(
         config=config,
@@ -74,7 +76,9 @@ async def serve(config: Config, engines: Engines, say: Callable[[str], None]) ->
         say: told, line by line, what the operator should see.
 
     Raises:
-        ParleyError: the address cannot be listened on, or an engine cannot be had.
+        AddressError: the address cannot be listened on.
+        EngineError: an engine cannot be had.
+        ConfigError: an engine cannot use what it was given.
     """
     house = build_house(config, engines)
     runner = web.AppRunner(
@@ -138,7 +142,9 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         why = (error.strerror or str(error)).rpartition(": ")[2]
-        raise ParleyError(f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours") from error
+        raise AddressError(
+            f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours"
+        ) from error
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{runner.addresses[0][1]}/"
 

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from media_server.config import Config
-from media_server.errors import BadRequestError, NotFoundError, ServerFullError, UnsupportedError
+from media_server.errors import BadRequestError, NotFoundError, UnsupportedError, WarmingUpError
 from media_server.events import Settings, merge_settings
 from media_server.protocol.realtime_session import parse_session
 from media_server.session.session import Session
@@ -29,12 +29,6 @@ CALLS = "/v1/realtime/calls"
 
 ANSWER_LIMIT_S = 10.0
 """How long an answer may take. It is 5 to 50 ms; only a blocked machine takes longer."""
-
-
-class WarmingUpError(ServerFullError):
-    """An engine is not ready (any more)."""
-
-    code = "not_ready"
 
 
 @dataclass(frozen=True, slots=True)

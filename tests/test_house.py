@@ -27,7 +27,6 @@ FLOORS = {
     "media_server.engines": 1,
     "media_server.dialogue": 1,
     "media_server.protocol": 1,
-    "media_server.store": 1,
     "media_server.session": 2,
     "media_server.caller": 2,
     "signaling": 3,

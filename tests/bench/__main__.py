@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import sys
 
-from tests.bench import barge_in, connection, orders, voice_to_voice
+from tests.bench import barge_in, connection, orders, recogniser, voice_to_voice
 
 BENCHMARKS = {
     "connection": connection.run,
     "voice_to_voice": voice_to_voice.run,
     "barge_in": barge_in.run,
+    "recogniser": recogniser.run,
     "orders": orders.run,
 }
 

@@ -27,6 +27,8 @@ from media_server.engines.protocols import Hints, Voice
 from media_server.engines.tts_espeak import EspeakTts
 from media_server.errors import ConfigError, EngineError
 
+pytestmark = pytest.mark.models
+
 GRAMMAR = """#JSGF V1.0;
 grammar cafe;
 // What may be ordered.

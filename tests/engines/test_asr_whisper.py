@@ -17,6 +17,8 @@ from media_server.engines.protocols import Asr, Hints
 from media_server.errors import EngineError, EngineMissingError
 from tests.engines.tiny_whisper import SENTENCE, build_tiny_whisper
 
+pytestmark = pytest.mark.models
+
 NO_HINTS = Hints()
 
 

@@ -15,6 +15,8 @@ from media_server.engines.tts_espeak import PIECE_CHARACTERS, EspeakTts
 from media_server.engines.tts_espeak_model import SpeechCutter
 from media_server.errors import EngineError
 
+pytestmark = pytest.mark.models
+
 SIGNS = 'Well — "yes", I paid 1,234 dollars (really)! A & B, <b>not</b> [[h@l]] &amp; so on ... ok?'
 
 

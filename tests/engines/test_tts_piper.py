@@ -18,6 +18,8 @@ from media_server.engines.protocols import Tts, Voice
 from media_server.engines.tts_piper import PiperTts
 from media_server.errors import EngineError, EngineMissingError
 
+pytestmark = pytest.mark.models
+
 RATE_HZ = 16_000
 VOICE = Voice()
 

@@ -18,6 +18,8 @@ from media_server.engines.protocols import Vad, VadStream
 from media_server.engines.vad_silero import CARRIERS, WINDOW_SAMPLES, SileroVad
 from media_server.errors import EngineMissingError
 
+pytestmark = pytest.mark.models
+
 SPEECH = Path(os.environ.get("PARLEY_SPEECH", Path(__file__).parents[3] / "shared" / "speech"))
 WINDOW_S = WINDOW_SAMPLES / HEARING_HZ
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from media_server.errors import EngineMissingError, ParleyError
+from media_server.errors import AddressError, EngineMissingError
 from media_server.metrics import Metrics
 from signaling.app import GC_THRESHOLDS, serve, watch_lag
 from tests.signaling.scripted_house import ScriptedEngines, make_config
@@ -124,7 +124,7 @@ async def test_a_taken_port_is_told_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
-        with pytest.raises(ParleyError, match=rf"^cannot listen on 127.0.0.1:{port}: address already in use; wanted"):
+        with pytest.raises(AddressError, match=rf"^cannot listen on 127.0.0.1:{port}: address already in use; wanted"):
             await serve(make_config({"server.port": port}), ScriptedEngines(), Said().say)
 
 

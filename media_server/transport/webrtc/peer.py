@@ -22,6 +22,7 @@ from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, PeerGoneError
 from media_server.events import Channel, Wire
+from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
     addresses_for,
@@ -63,6 +64,7 @@ class WebRtcPeer:
         bind_host: str,
         wire: Callable[[], Wire],
         on_channel: Callable[[Channel], None],
+        metrics: Metrics,
     ) -> None:
         """Make a connection that waits for its offer. To be called on the event loop.
 
@@ -71,11 +73,13 @@ class WebRtcPeer:
             bind_host: the address that HTTP binds to; media binds to the same.
             wire: makes the wire of a data channel.
             on_channel: told of the data channel `oai-events` when the peer opens it.
+            metrics: told how late packets go out.
         """
         self._config = config
         self._bind_host = bind_host
         self._wire = wire
         self._on_channel = on_channel
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._pc.on("connectionstatechange", self._on_state)
@@ -180,7 +184,7 @@ class WebRtcPeer:
         while True:
             await asyncio.sleep(pacer.wait_s(self._loop.time()))
             now_s = self._loop.time()
-            pacer.tick(now_s)
+            self._metrics.observe("frame_late_ms", pacer.tick(now_s) * 1000)
             self._check_open()
             self._check_heard(now_s)
             if self._sender.ready or not sends:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from media_server.config import WebRtcConfig
 from media_server.errors import ClientError
 from media_server.events import Channel, ClearSound, Command, ErrorHappened, Event, TranscriptGrew
+from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import gather_on
 from media_server.transport.webrtc.peer import WebRtcPeer
 
@@ -115,7 +116,7 @@ class FarEnd:
 @asynccontextmanager
 async def calling(far: FarEnd, channels: list[Channel], config: WebRtcConfig = CONFIG) -> AsyncIterator[WebRtcPeer]:
     """Yield our peer, answered and not yet running; close both ends."""
-    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append)
+    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, metrics=Metrics())
     try:
         await far.accept(await peer.answer(await far.offer()))
         yield peer

@@ -17,6 +17,7 @@ from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, PeerGoneError
 from media_server.events import Channel, ClearSound, TranscriptGrew
+from media_server.metrics import Metrics
 from media_server.transport.webrtc.peer import WebRtcPeer
 from tests.transport.webrtc.far_end import CONFIG, FarEnd, PlainWire, calling, frequency_hz
 
@@ -187,7 +188,7 @@ def pull_the_plug(far: FarEnd) -> None:
 async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -> None:
     far = FarEnd()
     config = CONFIG.model_copy(update={"connect_timeout_s": 0.2})
-    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
     await peer.answer(await far.offer())
     await far.pc.close()
 
@@ -198,7 +199,7 @@ async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -
 async def test_an_offer_without_candidates_connects() -> None:
     far = FarEnd(tone_hz=1_000)
     channels: list[Channel] = []
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append)
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, metrics=Metrics())
     offer = re.sub(r"a=(candidate:.*|end-of-candidates)\r\n", "", await far.offer())
     await far.accept(await peer.answer(offer))
     sound_in = LiveQueue(10_000)
@@ -215,7 +216,7 @@ async def test_an_offer_without_candidates_connects() -> None:
 
 async def test_an_answer_shows_one_codec_on_loopback_and_asks_for_copies_of_lost_packets() -> None:
     far = FarEnd()
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
 
     lines = (await peer.answer(await far.offer())).splitlines()
     await peer.close()
@@ -233,7 +234,7 @@ async def test_an_offer_with_the_data_channel_first_is_answered_and_connects() -
     offer = await far.offer()
     head, audio, application = re.split(r"(?=m=)", offer)
     swapped = head.replace("BUNDLE 0 1", "BUNDLE 1 0") + application + audio
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
 
     answer = await peer.answer(swapped)
     await peer.close()
@@ -245,7 +246,7 @@ async def test_an_offer_with_the_data_channel_first_is_answered_and_connects() -
 
 @pytest.mark.parametrize("offer", ["", "v=0\r\n", "nonsense", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\n"])
 async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None:
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
 
     with pytest.raises(BadRequestError):
         await peer.answer(offer)
@@ -253,7 +254,7 @@ async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None
 
 async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None:
     far = FarEnd(codec="g722")
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None)
+    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
 
     with pytest.raises(BadRequestError, match="no audio codec that we speak, wanted one of opus, pcmu, pcma"):
         await peer.answer(await far.offer())
@@ -262,7 +263,7 @@ async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None
 
 async def test_an_address_that_is_not_ours_is_told_to_the_operator() -> None:
     far = FarEnd()
-    peer = WebRtcPeer(CONFIG, bind_host="192.0.2.7", wire=PlainWire, on_channel=lambda _: None)
+    peer = WebRtcPeer(CONFIG, bind_host="192.0.2.7", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
 
     with pytest.raises(ConfigError, match=r"media cannot bind to 192\.0\.2\.7"):
         await peer.answer(await far.offer())

@@ -1,1 +1,0 @@
-"""The memory: SQL and Redis."""
