@@ -117,6 +117,9 @@ class AsrConfig(_Section):
     whisper_device: str
     whisper_compute_type: str
     whisper_threads: Annotated[int, Field(ge=1)]
+    whisper_decoders: Annotated[int, Field(ge=1)]
+    whisper_partial_ms: Annotated[int, Field(ge=100)]
+    whisper_context_s: Annotated[float, Field(ge=1, le=30)]
 
 
 class LlmConfig(_Section):

@@ -36,7 +36,7 @@ class Transcript:
     """What a recogniser makes of an utterance so far.
 
     Attributes:
-        stable: text that will not change; it only ever grows.
+        stable: text that further partials only add to. A final has all its text here, and may contradict the partials.
         tail: text after it that may still change; empty in a final.
         final: whether this is the last word on the utterance.
         words: word times of the whole text, where the engine has them.

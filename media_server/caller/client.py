@@ -24,7 +24,6 @@ from aiortc import (
     RTCConfiguration,
     RTCPeerConnection,
     RTCRtpSender,
-    RTCRtpTransceiver,
     RTCSessionDescription,
 )
 from aiortc.rtcdatachannel import RTCDataChannel
@@ -35,7 +34,7 @@ from media_server.audio.opus import OpusDecoder
 from media_server.caller.ear import Ear
 from media_server.caller.microphone import Microphone
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
-from media_server.transport.webrtc.aiortc_private import RtpReceiver, gather_on
+from media_server.transport.webrtc.aiortc_private import gather_on, take_over_receiver
 
 CONNECT_TIMEOUT_S = 15.0
 """From the offer to the open data channel; ICE and DTLS over a bad network take up to 10 s."""
@@ -252,7 +251,7 @@ class CallClient:
         self._channel.on("message", self._take_message)
         self._channel.on("close", self._end)
         self._channel.on("open", self._tell)
-        _listen_with(transceiver, self._hear)
+        take_over_receiver(transceiver, self._hear)
         if await _is_loopback(urlsplit(self.url).hostname or ""):
             await gather_on(transceiver, ["127.0.0.1"])
         await self._peer.setLocalDescription(await self._peer.createOffer())
@@ -326,16 +325,6 @@ def _refusal(url: str, status: int, retry_after: str, body: str) -> ClientError 
     if status >= 500:
         return PeerGoneError(f"{url}: the server failed with {status}: {message}")
     return ClientError(f"{url}: the server refused the call with {status}: {message}")
-
-
-def _listen_with(transceiver: RTCRtpTransceiver, on_packet: Callable[[RtpPacket], None]) -> None:
-    """Have every packet handed over as it comes: aiortc's own receiver would hide when, and run a thread.
-
-    This is the receiving half of `take_over`; the microphone stays a track of aiortc's own sender.
-    """
-    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_heard=lambda: None)
-    receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
-    vars(transceiver)["_RTCRtpTransceiver__receiver"] = receiver
 
 
 async def _is_loopback(host: str) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 from media_server.config import ROOT, AsrConfig, Config, LlmConfig, TtsConfig
 from media_server.engines.asr_sphinx import SphinxAsr
 from media_server.engines.asr_whisper import WhisperAsr
-from media_server.engines.llm_openai import OpenAiLlm
 from media_server.engines.llm_rules import RulesLlm
 from media_server.engines.protocols import Asr, Llm, Loadable, Tts, Vad
 from media_server.engines.scenario import read_scenario
@@ -106,6 +105,9 @@ def _build_asr(config: AsrConfig, llm: LlmConfig) -> Asr:
             device=config.whisper_device,
             compute_type=config.whisper_compute_type,
             threads=config.whisper_threads,
+            decoders=config.whisper_decoders,
+            partial_every_ms=config.whisper_partial_ms,
+            context_s=config.whisper_context_s,
             final_timeout_s=config.final_timeout_s,
         )
     if config.sphinx_grammar == "scenario":
@@ -121,8 +123,10 @@ def _build_asr(config: AsrConfig, llm: LlmConfig) -> Asr:
     )
 
 
-def _build_llm(config: LlmConfig) -> RulesLlm | OpenAiLlm:
+def _build_llm(config: LlmConfig) -> Llm:
     if config.engine == "openai":
+        from media_server.engines.llm_openai import OpenAiLlm  # its client takes 0.7 s to import
+
         return OpenAiLlm(
             base_url=config.base_url,
             model=config.model,

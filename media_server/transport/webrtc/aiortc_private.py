@@ -173,6 +173,17 @@ def take_over(
     return receiver, sender
 
 
+def take_over_receiver(transceiver: RTCRtpTransceiver, on_packet: Callable[[RtpPacket], None]) -> None:
+    """Put our receiver in the place of aiortc's; its sender stays, and sends a track.
+
+    For a caller: aiortc's own receiver would hide when a packet came, and run a thread.
+    """
+    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_heard=lambda: None)
+    receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
+    private: Any = transceiver
+    private._RTCRtpTransceiver__receiver = receiver
+
+
 def choose_codec(transceiver: RTCRtpTransceiver, preferred: dict[str, dict[str, Any]]) -> str | None:
     """Leave only the best codec that the offer has, and return its name in lower case; None if it has none of them.
 
