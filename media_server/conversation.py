@@ -104,6 +104,24 @@ class FunctionOutput:
 Item: TypeAlias = SpokenMessage | FunctionCall | FunctionOutput
 
 
+def n_chars(item: Item) -> int:
+    """Return how much text an item holds."""
+    match item:
+        case SpokenMessage():
+            return len(item.text)
+        case FunctionCall():
+            return len(item.arguments)
+        case FunctionOutput():
+            return len(item.output)
+
+
+def cut_message(item: SpokenMessage, heard: str) -> SpokenMessage:
+    """Return a reply of which no more than `heard` reached the caller's ear; an earlier, shorter cut stays."""
+    if len(heard) >= len(item.text):
+        return item
+    return replace(item, heard=heard, status="incomplete")
+
+
 class Conversation:
     """An ordered list of items."""
 
@@ -121,6 +139,11 @@ class Conversation:
     def __contains__(self, item_id: str) -> bool:
         """Return whether there is an item of that id."""
         return item_id in self._items
+
+    @property
+    def n_chars(self) -> int:
+        """Return how much text all items hold."""
+        return sum(n_chars(item) for item in self._items.values())
 
     def find(self, item_id: str) -> Item | None:
         """Return the item of that id, or None."""
@@ -163,12 +186,6 @@ class Conversation:
             before = key
         return None
 
-    def cut(self, item_id: str, heard: str) -> None:
-        """Remember that only `heard` of a reply reached the caller's ear."""
-        item = self._items.get(item_id)
-        if isinstance(item, SpokenMessage):
-            self._items[item_id] = replace(item, heard=heard, status="incomplete")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
@@ -197,14 +214,3 @@ class Latency:
     tts_first_audio_ms: float | None = None
     first_packet_ms: float | None = None
     voice_to_voice_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """What the caller said and what they then heard."""
-
-    id: str
-    caller_item_id: str | None
-    reply_item_ids: tuple[str, ...]
-    interrupted: bool
-    latency: Latency

@@ -4,8 +4,8 @@ A `Channel` yields commands and is sent events; a `Wire` turns both into text. O
 wire. Order is that of the OpenAI Realtime API:
 
     a turn of the caller   SpeechStarted, SpeechStopped, SoundCommitted, ItemAdded, TranscriptGrew*, TranscriptCompleted
-    a reply                ReplyStarted, ReplyItemAdded, PlayoutStarted, ReplyTextGrew*, ReplyItemDone, ReplyDone,
-                           PlayoutStopped (once all of it was heard)
+    a reply                ReplyStarted, ReplyItemAdded, ReplyTextGrew*, ReplyItemDone, ReplyDone; beside them
+                           PlayoutStarted once the first of it is heard and PlayoutStopped once all of it was
     a barge-in             SpeechStarted, PlayoutCleared, ItemTruncated, ReplyItemDone (cut), ReplyDone (cancelled)
 """
 
@@ -24,7 +24,7 @@ class TurnDetection:
     """How the server finds out that the caller has finished.
 
     Attributes:
-        kind: `server_vad` (silence alone) or `semantic_vad` (silence, and what was said).
+        kind: what the client calls it; both `server_vad` and `semantic_vad` end a turn by silence.
         threshold: how sure the VAD must be, 0 to 1; None: the configured one.
         prefix_ms: sound kept from before the speech was noticed; None: the configured one.
         silence_ms: how long a silence ends a turn; None: the configured one.
@@ -46,7 +46,7 @@ class Settings:
 
     Attributes:
         turn_detection: None: the client itself commits the sound and asks for replies.
-        transcribe: whether the caller's words are recognised and shown.
+        transcribe: whether the caller's words are shown.
         tools: as the client gave them: `{"type": "function", "name", "description", "parameters"}`.
         tool_choice: `auto`, `none`, `required`, or the name of a function.
         max_tokens: the most that a reply may write; None: no limit of ours.

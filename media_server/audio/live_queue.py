@@ -17,7 +17,6 @@ class LiveQueue:
         self._chunks: deque[tuple[AudioChunk, float]] = deque()
         self._held_ms = 0.0
         self._waiter: asyncio.Future[None] | None = None
-        self._closed = False
         self.dropped_ms = 0.0
 
     def put(self, chunk: AudioChunk, arrived_s: float) -> None:
@@ -27,8 +26,6 @@ class LiveQueue:
             chunk: mono, 16 kHz.
             arrived_s: when its packet arrived, on the loop's clock.
         """
-        if self._closed:
-            return
         self._chunks.append((chunk, arrived_s))
         self._held_ms += chunk.duration_ms
         while self._held_ms > self._limit_ms and len(self._chunks) > 1:
@@ -37,16 +34,9 @@ class LiveQueue:
             self.dropped_ms += oldest.duration_ms
         self._wake()
 
-    def close(self) -> None:
-        """Tell the reader that no more will come. What is there may still be read."""
-        self._closed = True
-        self._wake()
-
-    async def get(self) -> tuple[AudioChunk, float] | None:
-        """Return the next chunk and when it arrived, waiting for one; None at the end. Cancellation loses nothing."""
+    async def get(self) -> tuple[AudioChunk, float]:
+        """Return the next chunk and when it arrived, waiting for one. Cancellation loses nothing."""
         while not self._chunks:
-            if self._closed:
-                return None
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter

@@ -35,7 +35,6 @@ class Heard:
     reply_id: str
     heard_ms: int
     n_chars: int
-    complete: bool
 
 
 class Floor:
@@ -157,11 +156,6 @@ class Playout:
         """Return whether the reply is played more quietly."""
         return self._target_gain != 1.0
 
-    @property
-    def ahead_ms(self) -> float:
-        """Return how much is written and not yet read."""
-        return self._held_samples * 1000 / self.rate_hz
-
     def heard(self) -> Heard | None:
         """Return what was heard so far of the reply that holds the floor, or None if nobody holds it."""
         if self.floor is None:
@@ -170,7 +164,6 @@ class Playout:
             self.floor.reply_id,
             self._heard_samples * 1000 // self.rate_hz,
             self._heard_chars,
-            self._finished and not self._held_samples,
         )
 
     def duck(self) -> None:

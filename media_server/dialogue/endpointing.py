@@ -136,7 +136,9 @@ class Endpointing:
         if self._speech_samples == 0:
             return []
         silent_ms = (end_pts - self._last_pts) // _SAMPLES_A_MS
-        if self._passed < 2 and silent_ms >= self.rules.release_ms:
+        if self._passed < 2:
+            if silent_ms < self.rules.release_ms:
+                return []
             faded: list[Milestone] = [SpeechFaded(self._start_pts)] if self._passed else []
             self._forget()
             return faded

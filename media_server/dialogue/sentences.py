@@ -50,13 +50,14 @@ class Sentences:
         return pieces + self._take(len(self._rest))
 
     def _find_end(self) -> int | None:
-        for match in _END.finditer(self._rest):
-            if match.group().startswith(".") and _ABBREVIATION.search(self._rest[: match.start() + 1]):
+        window = self._rest[: self._max_chars + 1]  # with the character after, which the marks look at
+        for match in _END.finditer(window):
+            if match.group().startswith(".") and _ABBREVIATION.search(window[: match.start() + 1]):
                 continue
-            if self._rest[: match.start()].strip():
+            if window[: match.start()].strip():
                 return match.end()
         if self._first:
-            for match in _CLAUSE.finditer(self._rest):
+            for match in _CLAUSE.finditer(window):
                 if match.start() >= self._first_clause_chars:
                     return match.end()
         if len(self._rest) > self._max_chars:

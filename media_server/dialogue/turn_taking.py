@@ -4,7 +4,7 @@
     quiet     noticed        maybe             maybe                    Duck; maybe
     maybe     likely         BeginTurn         CutReply, BeginTurn      Recognise
     maybe     clear, word    BeginTurn         CutReply, BeginTurn      CutReply, BeginTurn
-    maybe     faded          Forget            Forget                   Unduck, Forget
+    maybe     faded          Forget            Forget                   Unduck, Forget; if it was likely, Unduck alone
     maybe     ended          Forget            Forget                   Unduck, Forget
     maybe     reply ended    BeginTurn, if it was likely already
     talking   ended          EndTurn           EndTurn                  EndTurn

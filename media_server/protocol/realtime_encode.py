@@ -6,6 +6,7 @@ which. Messages are plain dicts: a delta must cost microseconds.
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
@@ -48,14 +49,20 @@ from media_server.protocol.realtime_session import session_object
 
 _Message: TypeAlias = dict[str, Any]
 
-# Non-ASCII is escaped, so that even half a character out of a language model's token makes a message that can be sent.
-_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def write_event(event: Event) -> tuple[str, ...]:
     """Return the messages that tell of `event`, in order."""
     messages = _MESSAGES[type(event)](event)
     return tuple([_to_json({"event_id": new_id("event"), **message}) for message in messages])
+
+
+def _to_json(message: _Message) -> str:
+    # Half a character, out of a language model's token, is escaped: it cannot be sent as it is.
+    text = _encode(message)
+    return text if text.isascii() else _HALF_A_CHARACTER.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
 
 
 # --- the call and the conversation ---------------------------------------------------------------------------------

@@ -2,10 +2,9 @@
 
 from typing import Protocol
 
-from media_server.audio.playout import Playout
-from media_server.conversation import Conversation
+from media_server.conversation import Conversation, n_chars
 from media_server.dialogue.turn_taking import TurnTaking
-from media_server.errors import BadRequestError, NotFoundError
+from media_server.errors import BadRequestError, NotFoundError, TooLargeError
 from media_server.events import (
     AddItem,
     CancelReply,
@@ -32,6 +31,10 @@ from media_server.session.replies import Replies
 from media_server.session.reply import Stopwatch
 from media_server.session.utterance import Utterance
 
+MAX_ITEMS = 1000
+MAX_CHARS = 1_000_000
+"""What a client may put into a conversation: all of it is sent to the language model with every turn."""
+
 
 class Call(Protocol):
     """What commands see of a call."""
@@ -39,10 +42,13 @@ class Call(Protocol):
     id: str
     settings: Settings
     conversation: Conversation
-    playout: Playout
     replies: Replies
     ear: Ear
     turns: TurnTaking
+
+    @property
+    def announced_id(self) -> str | None:
+        """Return the id that was told of an item that is not there yet."""
 
     def change(self, settings: Settings) -> None:
         """Put new settings in force."""
@@ -98,6 +104,14 @@ def obey(call: Call, command: Command) -> None:  # noqa: C901  (one flat table)
 
 
 def _add_item(call: Call, command: AddItem) -> None:
+    if len(call.conversation) >= MAX_ITEMS or call.conversation.n_chars + n_chars(command.item) > MAX_CHARS:
+        raise TooLargeError(
+            f"the conversation is full, it takes {MAX_ITEMS} items or {MAX_CHARS} characters; delete some first",
+            param="item",
+            reason="conversation_full",
+        )
+    if command.item.id == call.announced_id:
+        raise BadRequestError(f"item {command.item.id!r} exists already", param="item.id")
     try:
         previous_id = call.conversation.add(command.item, after=command.after, first=command.first)
     except ValueError as error:

@@ -45,7 +45,7 @@ class RecognitionFailed:
 
 @dataclass(frozen=True, slots=True)
 class ReplyGrew:
-    """A reply has written more, or made its first sound; it holds what."""
+    """A reply has written more; it holds what."""
 
     reply_id: str
 
@@ -60,10 +60,9 @@ class ReplyHeardTo:
 
 @dataclass(frozen=True, slots=True)
 class ReplySounded:
-    """The first packet of a reply went out, at `at_s`."""
+    """The first packet of a reply went out."""
 
     reply_id: str
-    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,6 @@ class ChannelClosed:
 class SilenceReached:
     """The first silent packet after a cut went out, at `at_s`."""
 
-    reply_id: str
     at_s: float
 
 
@@ -153,6 +151,11 @@ class Inbox:
     def __init__(self) -> None:
         self._happenings: deque[Happening] = deque()
         self._arrived = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """Take nothing more: nobody will read it."""
+        self._closed = True
 
     def post(self, happening: Happening) -> None:
         """Add a happening. Never waits.
@@ -160,6 +163,8 @@ class Inbox:
         Raises:
             OverflowError: the reader has stopped reading: a bug of ours.
         """
+        if self._closed:
+            return
         if len(self._happenings) >= LIMIT:
             raise OverflowError(f"the inbox holds {LIMIT} happenings, the first is {self._happenings[0]!r:.80}")
         self._happenings.append(happening)

@@ -30,12 +30,12 @@ class Ear:
             post: takes what happens.
         """
         self.prefix_ms = prefix_ms
-        self.manual = False
         self.recent: Pcm = silence(0)
         self._sound = sound
         self._vad = vad
         self._stream: VadStream = vad.open()
         self._endpointing = Endpointing(rules)
+        self._manual = False
         self._post = post
         self._window = silence(vad.window_samples)
         self._filled = 0
@@ -57,14 +57,27 @@ class Ear:
         self._endpointing.rules = rules
 
     @property
+    def manual(self) -> bool:
+        """Return whether the client ends the turns, and not the ear. A change of it gives up an utterance under way."""
+        return self._manual
+
+    @manual.setter
+    def manual(self, manual: bool) -> None:
+        self._manual = manual
+        self._endpointing = Endpointing(self.rules)
+        if self._utterance is not None:
+            self._utterance.close()
+            self._utterance = None
+
+    @property
     def speaking(self) -> bool:
         """Return whether the caller is probably speaking."""
         return self._endpointing.speaking
 
     async def listen(self) -> None:
-        """Hear until the sound ends."""
-        while (arrival := await self._sound.get()) is not None:
-            chunk, arrived_s = arrival
+        """Hear until cancelled."""
+        while True:
+            chunk, arrived_s = await self._sound.get()
             self.first_sound.set()
             self.recent = chunk.pcm
             await self._hear(chunk, arrived_s)
@@ -72,10 +85,11 @@ class Ear:
     def commit(self) -> Utterance | None:
         """Return all sound since the last commit or clear as one ended utterance; None if there is less than 100 ms.
 
-        For clients that end their turns themselves.
+        For clients that end their turns themselves. Where the ear does, a turn under way ends now: None as well.
         """
         if self._utterance is not None:
-            self._close_by_force()
+            for milestone in self._endpointing.end():
+                self._pass(milestone)
             return None
         chunks = [chunk for chunk in self._past if chunk.end_pts > self._cleared_pts]
         if sum(len(chunk.pcm) for chunk in chunks) < HEARING_HZ // 10:
@@ -93,10 +107,6 @@ class Ear:
         """Drop what was heard since the last commit."""
         self._cleared_pts = self._past[-1].end_pts if self._past else 0
 
-    def _close_by_force(self) -> None:
-        for milestone in self._endpointing.end():
-            self._pass(milestone)
-
     async def _hear(self, chunk: AudioChunk, arrived_s: float) -> None:
         self._keep(chunk, arrived_s)
         if self._utterance is not None:
@@ -112,7 +122,7 @@ class Ear:
             if self._filled == len(self._window):
                 self._filled = 0
                 probability = await self._stream.probability(self._window)
-                if not self.manual:
+                if not self._manual:
                     self._judge(probability, self._window_pts + len(self._window))
 
     def _judge(self, probability: float, end_pts: int) -> None:
@@ -144,7 +154,7 @@ class Ear:
         self._past_samples += len(chunk.pcm)
         self._arrivals.append((chunk.end_pts, arrived_s))
         # A client that commits by itself gets all since its last commit, up to what a recogniser may hold.
-        limit = 60 * HEARING_HZ if self.manual else (self.prefix_ms + 500) * HEARING_HZ // 1000
+        limit = 60 * HEARING_HZ if self._manual else (self.prefix_ms + 500) * HEARING_HZ // 1000
         while self._past_samples > limit:
             self._past_samples -= len(self._past.popleft().pcm)
         while len(self._arrivals) > 3200:  # 64 s of packets: the longest utterance and its silence

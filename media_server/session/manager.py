@@ -82,7 +82,7 @@ class SessionManager:
         return None if call is None else call.session
 
     async def hang_up(self, call_id: str) -> bool:
-        """End a call and wait until it has ended; return False if there is none of that id."""
+        """End a call and wait until it has ended, at most twice 5 s; return False if there is none of that id."""
         call = self._calls.get(call_id)
         if call is None:
             return False
@@ -94,6 +94,7 @@ class SessionManager:
             logger.error("%s: did not end within %g s of being hung up", call_id, HANG_UP_LIMIT_S)
             if call.task is not None:
                 call.task.cancel()
+                await asyncio.wait([call.task], timeout=HANG_UP_LIMIT_S)
         return True
 
     async def _live(self, call: _Call) -> None:

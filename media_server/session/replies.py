@@ -14,9 +14,18 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from media_server.audio.playout import Floor, Playout
+from media_server.audio.playout import Floor, Heard, Playout
 from media_server.config import Config
-from media_server.conversation import Conversation, FunctionCall, Item, Latency, Modality, SpokenMessage
+from media_server.conversation import (
+    Conversation,
+    FunctionCall,
+    Item,
+    ItemStatus,
+    Latency,
+    Modality,
+    SpokenMessage,
+    cut_message,
+)
 from media_server.dialogue.turn_taking import Agent
 from media_server.engines.protocols import (
     Finished,
@@ -45,7 +54,7 @@ from media_server.events import (
     TurnMeasured,
     WordsSpoken,
 )
-from media_server.session.inbox import Happening
+from media_server.session.inbox import Happening, ReplyEnded
 from media_server.session.reply import Mouth, Reply, Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -198,13 +207,20 @@ class Replies:
             stopwatch=stopwatch,
         )
         self._publish(ReplyStarted(reply.id, settings.modalities, metadata))
+        task = self._start(reply.run(), f"reply {reply.id}")
+        # Not in `run`: a reply that is cut in the loop turn in which it began never runs.
+        task.add_done_callback(lambda _: self._over(reply))
         self._entries[reply.id] = _Entry(
             reply=reply,
-            task=self._start(reply.run(), f"reply {reply.id}"),
+            task=task,
             settings=settings,
             in_conversation=in_conversation,
             metadata=metadata,
         )
+
+    def _over(self, reply: Reply) -> None:
+        reply.over.set()
+        self._post(ReplyEnded(reply.id))
 
     def _mouth(self, settings: Settings) -> Mouth:
         before = [entry.reply.over for entry in self._entries.values() if entry.cut_s is None and entry.reply.mouth]
@@ -287,32 +303,18 @@ class Replies:
         heard_id = self.audible_id
         heard = self._playout.cut()
         for entry in self._entries.values():
-            if entry.cut_s is not None or not entry.in_conversation:
-                continue
-            was_heard = heard is not None and heard.reply_id == entry.reply.id
-            self._forget_unheard(
-                entry,
-                heard_ms=heard.heard_ms if heard and was_heard else 0,
-                n_chars=heard.n_chars if heard and was_heard else 0,
-                reason=reason,
-            )
-            entry.cut_s = asyncio.get_running_loop().time()
-            entry.task.cancel()
+            if entry.cut_s is None and (entry.in_conversation or (heard and heard.reply_id == entry.reply.id)):
+                self._cut(entry, heard, reason)
         return heard_id
 
     def cancel(self, reply_id: str) -> bool:
-        """Cancel one reply at the client's wish; return whether it was there."""
+        """Cancel one reply at the client's wish, and no other; return whether it was there."""
         entry = self._live(reply_id)
         if entry is None:
             return False
-        if entry.in_conversation:
-            self.cut("client_cancelled")
-            return True
-        entry.cut_s = asyncio.get_running_loop().time()
-        if not entry.made:
-            entry.reply.status, entry.reply.reason = "cancelled", "client_cancelled"
-            self._finish(entry, ())
-        entry.task.cancel()
+        floor = self._playout.floor
+        heard = self._playout.cut() if floor is not None and floor.reply_id == reply_id else None
+        self._cut(entry, heard, "client_cancelled")
         return True
 
     def stuck(self, now_s: float) -> list[str]:
@@ -324,19 +326,32 @@ class Replies:
                 stuck.append(entry.reply.id)
         return stuck
 
-    def _forget_unheard(self, entry: _Entry, *, heard_ms: int, n_chars: int, reason: str) -> None:
+    def _cut(self, entry: _Entry, heard: Heard | None, reason: str) -> None:
+        """Remember of a reply only what was `heard`, tell it, and end the work."""
+        if heard is not None and heard.reply_id != entry.reply.id:
+            heard = None
+        self._forget_unheard(entry, heard, reason)
+        self._keep_floor(entry)
+        entry.cut_s = asyncio.get_running_loop().time()
+        entry.task.cancel()
+        entry.reply.over.set()
+
+    def _forget_unheard(self, entry: _Entry, heard: Heard | None, reason: str) -> None:
         reply = entry.reply
         spoken = reply.modality == "audio"
         if not entry.made:
             reply.take_growth()
         item = self._item(entry, status="incomplete")
+        known = self._conversation.find(item.id)
+        if entry.made and isinstance(known, SpokenMessage):
+            item = known  # it may have been truncated already
         if spoken:
-            item = replace(item, heard=reply.written[:n_chars].rstrip())
+            item = cut_message(item, reply.written[: heard.n_chars if heard else 0].rstrip())
         self._conversation.change(item)
         if entry.sounded:
             self._publish(PlayoutCleared(reply.id))
         if spoken and entry.item_shown:
-            self._publish(ItemTruncated(reply.item_id, heard_ms, item.heard or ""))
+            self._publish(ItemTruncated(reply.item_id, heard.heard_ms if heard else 0, item.text))
         if not entry.made:
             reply.status, reply.reason = "cancelled", reason
             if entry.item_shown:
@@ -348,15 +363,19 @@ class Replies:
 
         Returns:
             Whether the item is one that was spoken in this call.
+
+        Raises:
+            BadRequestError: it is still being written.
         """
-        floor = self._floors.get(item_id)
         item = self._conversation.find(item_id)
+        if isinstance(item, SpokenMessage) and item.status == "in_progress":
+            raise BadRequestError(f"item {item_id!r} is still being written; cancel its response", param="item_id")
+        floor = self._floors.get(item_id)
         if floor is None or not isinstance(item, SpokenMessage):
             return False
-        heard = (item.written or "")[: floor.chars_at(audio_end_ms)].rstrip()
-        if len(heard) < len(item.text):
-            self._conversation.cut(item_id, heard)
-        self._publish(ItemTruncated(item_id, audio_end_ms, heard))
+        item = cut_message(item, (item.written or "")[: floor.chars_at(audio_end_ms)].rstrip())
+        self._conversation.change(item)
+        self._publish(ItemTruncated(item_id, audio_end_ms, item.text))
         return True
 
     # --- telling ---
@@ -371,14 +390,14 @@ class Replies:
         entry = self._entries.get(reply_id)
         return entry if entry is not None and entry.cut_s is None else None
 
-    def _item(self, entry: _Entry, *, status: str) -> SpokenMessage:
+    def _item(self, entry: _Entry, *, status: ItemStatus) -> SpokenMessage:
         reply = entry.reply
         return SpokenMessage(
             id=reply.item_id,
             role="assistant",
             modality=reply.modality,
             written=reply.written,
-            status="in_progress" if status == "in_progress" else "completed" if status == "completed" else "incomplete",
+            status=status,
         )
 
     def _show_item(self, entry: _Entry) -> None:
@@ -405,7 +424,7 @@ class Replies:
     def _finish(self, entry: _Entry, items: tuple[Item, ...]) -> None:
         reply = entry.reply
         if reply.status == "failed":
-            logger.warning("%s: reply %s failed: %s", self._call_id, reply.id, reply.message)
+            logger.warning("%s: reply %s failed: %s", self._call_id, reply.id, reply.failure)
         self._publish(
             ReplyDone(
                 reply_id=reply.id,
@@ -413,7 +432,7 @@ class Replies:
                 modalities=entry.settings.modalities,
                 items=items,
                 reason=reply.reason,
-                message=reply.message,
+                message=reply.apology if reply.status == "failed" else None,
                 usage=reply.usage,
                 metadata=entry.metadata,
             )

@@ -23,7 +23,7 @@ from media_server.dialogue.sentences import Piece, Sentences
 from media_server.engines.protocols import Finished, LlmDelta, TextDelta, ToolCallDelta, Tts, Voice
 from media_server.errors import EngineError
 from media_server.events import ReplyStatus
-from media_server.session.inbox import Happening, ReplyEnded, ReplyGrew, ReplyHeardTo, ReplyMade, ReplySounded
+from media_server.session.inbox import Happening, ReplyGrew, ReplyHeardTo, ReplyMade, ReplySounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +72,12 @@ class Reply:
 
     Attributes:
         written: all text so far.
-        calls: the tools that it asks for, complete ones only.
+        calls: the tools that it asks for; none if it broke off, for then the last one may be half a call.
         shown_chars: how much of `written` the client has been shown.
         floor: its right to the playout, once it has it.
-        over: set when all its work has ended.
+        over: set when all its work has ended, or it was cut: the floor is free for the next.
         status: how it ended, once it has.
+        failure: what went wrong, for the log; what the caller is told is `apology`.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Reply:
             source: what to say.
             modality: whether it is told as speech or as text.
             mouth: None: nothing is spoken.
-            apology: said if the source fails before its first word.
+            apology: said if the source fails before its first word; told if anything fails.
             post: takes what happens.
             stopwatch: of the turn.
         """
@@ -109,12 +110,12 @@ class Reply:
         self.usage: Usage | None = None
         self.status: ReplyStatus = "completed"
         self.reason: str | None = None
-        self.message: str | None = None
+        self.failure: str | None = None
         self.shown_chars = 0
         self.floor: Floor | None = None
         self.over = asyncio.Event()
+        self.apology = apology
         self._source = source
-        self._apology = apology
         self._post = post
         self._grown = False
         self._pieces: deque[Piece] = deque()
@@ -131,17 +132,13 @@ class Reply:
 
     async def run(self) -> None:
         """Make the reply and see it to its end. Cancellation stops the model and the voice at once."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._think(), name=f"think {self.id}")
-                if self.mouth is not None:
-                    await self.mouth.free.wait()
-                    self.floor = self.mouth.playout.take_floor(self.id)
-                    tasks.create_task(self._speak(self.mouth, self.floor), name=f"speak {self.id}")
-                    tasks.create_task(self._follow(self.mouth, self.floor), name=f"follow {self.id}")
-        finally:
-            self.over.set()
-            self._post(ReplyEnded(self.id))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._think(), name=f"think {self.id}")
+            if self.mouth is not None:
+                await self.mouth.free.wait()
+                self.floor = self.mouth.playout.take_floor(self.id)
+                tasks.create_task(self._speak(self.mouth, self.floor), name=f"speak {self.id}")
+                tasks.create_task(self._follow(self.mouth, self.floor), name=f"follow {self.id}")
 
     # --- think ---
 
@@ -151,12 +148,14 @@ class Reply:
             async with aclosing(self._source) as deltas:
                 async for delta in deltas:
                     self._take(delta, sentences)
-                    if self.status != "completed":
+                    if self.status == "incomplete":
+                        self.calls.clear()
                         break
         except EngineError as error:
             self._fail(error)
+            self.calls.clear()
             if not self.written:
-                self._write(self._apology, sentences)
+                self._write(self.apology, sentences)
         self._hand_over(sentences.flush())
         self._thought = True
         self._piece_came.set()
@@ -209,7 +208,7 @@ class Reply:
             self.status, self.reason = "incomplete", "max_output_tokens"
 
     def _fail(self, error: EngineError) -> None:
-        self.status, self.reason, self.message = "failed", error.code, str(error)
+        self.status, self.reason, self.failure = "failed", error.code, str(error)
 
     # --- speak ---
 
@@ -241,7 +240,7 @@ class Reply:
         if not await mouth.playout.started(floor):
             return
         self.stopwatch.first_packet_s = asyncio.get_running_loop().time()
-        self._post(ReplySounded(self.id, self.stopwatch.first_packet_s))
+        self._post(ReplySounded(self.id))
         n_chars = 0
         while (heard := await mouth.playout.progressed(floor, n_chars)) is not None:
             n_chars = heard

@@ -13,12 +13,13 @@ Its tasks, all children of one TaskGroup:
 What happens to a turn of the caller:
 
     noticed -> (duck) -> likely -> recognise -> BeginTurn: speech_started -> ... -> EndTurn: speech_stopped, committed,
-    item added -> final transcript -> a reply
+    item added -> final transcript -> a reply, once neither side is speaking
 """
 
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -31,11 +32,12 @@ from media_server.conversation import Conversation, SpokenMessage, Transcript, n
 from media_server.dialogue.endpointing import EndpointingRules
 from media_server.dialogue.turn_taking import Action, Actions, Agent, TurnTaking
 from media_server.engines.protocols import Asr, Hints, Llm, Tts, Vad
-from media_server.errors import ClientError, PeerGoneError
+from media_server.errors import ClientError, ParleyError, PeerGoneError
 from media_server.events import (
     BargeInMeasured,
     CallStarted,
     Channel,
+    ErrorHappened,
     Event,
     ItemAdded,
     LevelsMeasured,
@@ -149,7 +151,7 @@ class Session:
         self._barge_in_arrived_s = 0.0
         self._reply_due: Stopwatch | None = None
         self._greeted = False
-        self._over = False
+        self._over = False  # nothing new begins: the call is ending, or a task of it has failed
         self._active_s = 0.0
         self._dropped_ms = 0.0
         self.ear = Ear(
@@ -170,6 +172,7 @@ class Session:
             post=self._inbox.post,
             start=self._start,
         )
+        self.change(settings)
 
     # --- what is attached ---
 
@@ -184,16 +187,21 @@ class Session:
         elif not self._over:
             self._start(self._take_commands(channel), f"commands {self.id}")
 
+    @property
+    def announced_id(self) -> str | None:
+        """Return the id that was told of an item that is not there yet: what the caller is saying."""
+        return self._utterance.item_id if self._utterance is not None and self._utterance.announced else None
+
     def hang_up(self, reason: str) -> None:
-        """End the call soon."""
+        """End the call soon; does nothing once it is over."""
         self._inbox.post(HungUp(reason))
 
     # --- life ---
 
     async def run(self) -> str:
         """Live until the call is over; return why it ended. Cancellation ends it at once."""
-        loop = asyncio.get_running_loop()
-        begun_s = self._active_s = loop.time()
+        begun_s = self._active_s = asyncio.get_running_loop().time()
+        reason = ""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._start(self._carry(), f"media {self.id}")
@@ -204,14 +212,19 @@ class Session:
                     self._start(self._take_commands(channel), f"commands {self.id}")
                 reason = await self._converse()
                 self._over = True
+                self._inbox.close()
                 self.replies.cut("client_cancelled")
                 for child in tuple(self._children):
                     child.cancel()
         finally:
             self._over = True
+            self._inbox.close()
             self.playout.cut()
-            for channel in self._channels:
-                await channel.close()
+            if not reason:
+                self.publish(ErrorHappened("server_error", ParleyError.code, "something went wrong; the call ends"))
+            async with AsyncExitStack() as closing:
+                for channel in self._channels:
+                    closing.push_async_callback(channel.close)
         return reason
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -219,8 +232,13 @@ class Session:
             raise RuntimeError("a call's tasks begin with the call")
         task = self._tasks.create_task(work, name=name)
         self._children.add(task)
-        task.add_done_callback(self._children.discard)
+        task.add_done_callback(self._child_ended)
         return task
+
+    def _child_ended(self, task: asyncio.Task[None]) -> None:
+        self._children.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._over = True
 
     async def _carry(self) -> None:
         if self._media is None:
@@ -233,10 +251,11 @@ class Session:
 
     async def _take_commands(self, channel: Channel) -> None:
         self._inbox.post(ChannelOpened(channel))
-        async for command in channel.commands():
-            asked = Asked(channel, command)
-            self._inbox.post(asked)
-            await asked.done.wait()
+        async with aclosing(channel.commands()) as commands:
+            async for command in commands:
+                asked = Asked(channel, command)
+                self._inbox.post(asked)
+                await asked.done.wait()
         self._inbox.post(ChannelClosed(channel))
 
     async def _wait_to_greet(self) -> None:
@@ -295,7 +314,7 @@ class Session:
                     self.replies.made(reply_id)
                 case ReplyEnded(reply_id):
                     self._reply_ended(reply_id)
-                case SilenceReached(_, at_s):
+                case SilenceReached(at_s):
                     self._silence_reached(at_s)
                 case GreetingDue():
                     self._greet()
@@ -368,19 +387,19 @@ class Session:
             self._utterance.cut_reply = True
         audible = self.replies.agent is Agent.AUDIBLE
         reply_id = self.replies.cut("turn_detected")
+        duck, self._duck = self._duck, None
         self._reply_due = None
         if not audible or reply_id is None:
             return
-        duck_ms = (self._duck[1] - self._duck[0]) * 1000 if self._duck else None
-        arrived_s = self._duck[0] if self._duck else arrived_s
-        self._duck = None
+        duck_ms = (duck[1] - duck[0]) * 1000 if duck else None
+        arrived_s = duck[0] if duck else arrived_s
         self._barge_in_arrived_s = arrived_s
         self._barge_in = BargeInMeasured(reply_id, duck_ms, (now_s - arrived_s) * 1000, 0.0, None)
-        self._start(self._wait_for_silence(reply_id), f"silence {self.id}")
+        self._start(self._wait_for_silence(), f"silence {self.id}")
 
-    async def _wait_for_silence(self, reply_id: str) -> None:
+    async def _wait_for_silence(self) -> None:
         await self.playout.silent()
-        self._inbox.post(SilenceReached(reply_id, asyncio.get_running_loop().time()))
+        self._inbox.post(SilenceReached(asyncio.get_running_loop().time()))
 
     def _silence_reached(self, at_s: float) -> None:
         if self._barge_in is None:
@@ -435,11 +454,14 @@ class Session:
         self.publish(SoundCommitted(item.id, previous_id))
         self.publish(ItemAdded(item, previous_id, done=True))
         self._recognise(utterance)
+        if utterance.failure is not None:
+            self._tell_failure(utterance, utterance.failure)
 
     def _forget(self) -> None:
         if self._utterance is not None:
             self._utterance.close()
             self._utterance = None
+        self._answer_what_waits()
 
     # --- the caller's words ---
 
@@ -452,7 +474,7 @@ class Session:
             self._take_final(utterance, transcript)
 
     def _show_words(self, utterance: Utterance, transcript: Transcript) -> None:
-        if not utterance.announced:
+        if not utterance.announced or not self.settings.transcribe:
             return
         delta = transcript.stable[len(utterance.shown) :]
         if delta and transcript.stable.startswith(utterance.shown):
@@ -467,45 +489,53 @@ class Session:
             stopped_s=utterance.stopped_s,
             final_s=asyncio.get_running_loop().time(),
         )
-        if text.startswith(utterance.shown) and len(text) > len(utterance.shown):
-            self.publish(TranscriptGrew(utterance.item_id, text[len(utterance.shown) :]))
         self.conversation.change(
             SpokenMessage(id=utterance.item_id, role="user", modality="audio", written=text),
         )
-        self.publish(TranscriptCompleted(utterance.item_id, text, utterance.seconds))
+        if self.settings.transcribe:
+            if text.startswith(utterance.shown) and len(text) > len(utterance.shown):
+                self.publish(TranscriptGrew(utterance.item_id, text[len(utterance.shown) :]))
+            self.publish(TranscriptCompleted(utterance.item_id, text, utterance.seconds))
         detection = self.settings.turn_detection
-        if detection is None or not detection.create_reply or self.turns.caller_talking:
-            return
+        wanted = detection is not None and detection.create_reply
         # Whoever silenced the agent is answered too: a cough must not leave both waiting for each other.
-        if text or utterance.cut_reply or utterance.speech_ms >= INAUDIBLE_MS:
-            self._reply_to(watch)
+        if wanted and (text or utterance.cut_reply or utterance.speech_ms >= INAUDIBLE_MS):
+            self._reply_due = watch
+        self._answer_what_waits()
 
     def _recognition_failed(self, failed: RecognitionFailed) -> None:
         logger.warning("%s: the recogniser failed: %s", self.id, failed.message)
-        item_id = failed.utterance.item_id
-        if item_id not in self.conversation:
-            return
-        self.publish(TranscriptFailed(item_id, failed.code, failed.message))
+        if failed.utterance.item_id in self.conversation:
+            self._tell_failure(failed.utterance, failed.code)
+        else:
+            # The caller is still speaking; it is told when the turn is over.
+            failed.utterance.failure = failed.code
+
+    def _tell_failure(self, utterance: Utterance, code: str) -> None:
+        if self.settings.transcribe:
+            self.publish(TranscriptFailed(utterance.item_id, code, "the words could not be recognised"))
         if self.replies.agent is Agent.SILENT and not self.turns.caller_talking:
             self.replies.say(self._config.call.apology, self.settings, Stopwatch())
 
     # --- the agent answers ---
 
-    def _reply_to(self, watch: Stopwatch) -> None:
-        if self.replies.agent is Agent.SILENT:
-            self.replies.answer(self.settings, watch)
-        else:
-            self._reply_due = watch
+    def _answer_what_waits(self) -> None:
+        """Answer a turn that waits for it, once neither side is speaking."""
+        if self._reply_due is None or self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
+            return
+        watch, self._reply_due = self._reply_due, None
+        self.replies.answer(self.settings, watch)
 
     def _reply_ended(self, reply_id: str) -> None:
         self._active_s = asyncio.get_running_loop().time()
+        if self.replies.audible_id == reply_id:
+            self._set_ducked(False)
+            self._duck = None
         self.replies.ended(reply_id)
         if self.replies.agent is not Agent.SILENT:
             return
         self._act(self.turns.reply_ended(), self._active_s)
-        if self._reply_due is not None and not self.turns.caller_talking:
-            watch, self._reply_due = self._reply_due, None
-            self.replies.answer(self.settings, watch)
+        self._answer_what_waits()
 
     def _greet(self) -> None:
         if self._greeted or len(self.conversation) or self.turns.caller_talking:
@@ -525,6 +555,8 @@ class Session:
 
     def _measure_levels(self) -> None:
         now_s = asyncio.get_running_loop().time()
+        if self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
+            self._active_s = now_s
         for reply_id in self.replies.stuck(now_s):
             logger.warning("%s: reply %s was cancelled and does not end", self.id, reply_id)
             self._metrics.count("replies_stuck_total")
@@ -543,15 +575,18 @@ class Session:
     # --- settings ---
 
     def change(self, settings: Settings) -> None:
-        """Put new settings in force."""
+        """Put new settings in force. Who begins to end turns by itself gives up the one under way."""
         self.settings = settings
         self.ear.rules = self._rules()
         self.ear.prefix_ms = self._prefix_ms()
-        self.ear.manual = settings.turn_detection is None
         self.turns.interruptible = settings.turn_detection is None or settings.turn_detection.interrupt
-        if self.ear.manual:
-            self.turns.reset()
-            self._forget()
+        if self.ear.manual == (settings.turn_detection is None):
+            return
+        self.ear.manual = settings.turn_detection is None
+        self.turns.reset()
+        if self._utterance is not None and self._utterance.announced:
+            self.publish(SpeechStopped(self._utterance.item_id, _pts_ms(self._utterance.end_pts)))
+        self._forget()
 
     def _rules(self) -> EndpointingRules:
         config, detection = self._config, self.settings.turn_detection

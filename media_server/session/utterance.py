@@ -22,6 +22,7 @@ class Utterance:
         announced: whether the client was told of it.
         recognising: whether a recogniser is at work on it.
         cut_reply: whether it silenced the agent.
+        failure: the code with which its recognition failed while it was still being spoken.
         shown: the stable text that the client has.
         on_close: called once, when no more sound will come.
     """
@@ -37,6 +38,7 @@ class Utterance:
         self.announced = False
         self.recognising = False
         self.cut_reply = False
+        self.failure: str | None = None
         self.shown = ""
         self.on_close: Callable[[], None] | None = None
         self._chunks: deque[AudioChunk] = deque()

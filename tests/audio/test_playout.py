@@ -54,7 +54,7 @@ def test_a_mark_beyond_the_last_sample_counts_at_the_end() -> None:
     floor.finish()
     playout.read(480)
 
-    assert playout.heard() == Heard("r", 20, 7, True)
+    assert playout.heard() == Heard("r", 20, 7)
 
 
 def test_after_a_cut_the_next_read_is_silence_and_late_writes_are_swallowed() -> None:
@@ -65,7 +65,7 @@ def test_after_a_cut_the_next_read_is_silence_and_late_writes_are_swallowed() ->
     heard = playout.cut()
     floor.write(tone(4800))
 
-    assert heard == Heard("r", 20, 3, False)
+    assert heard == Heard("r", 20, 3)
     assert not playout.read(480).any()
     assert not playout.speaking
 

@@ -1,5 +1,7 @@
 """The milestones of an utterance, window by window. A window is 32 ms: 512 samples at 16 kHz."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,11 +104,17 @@ def test_an_end_by_force_without_speech_is_nothing() -> None:
     assert Endpointing(RULES).end() == []
 
 
-@given(st.lists(st.floats(0, 1), max_size=300))
-def test_every_utterance_passes_its_milestones_in_order(probabilities: list[float]) -> None:
+def test_a_click_fades_though_a_shorter_silence_ends_turns() -> None:
+    rules = replace(RULES, silence_ms=192)
+
+    assert milestones([0.9] + [0.0] * 20, rules) == [(0, SpeechNoticed(0)), (8, SpeechFaded(0))]
+
+
+@given(st.lists(st.floats(0, 1), max_size=300), st.sampled_from([192, 512]))
+def test_every_utterance_passes_its_milestones_in_order(probabilities: list[float], silence_ms: int) -> None:
     order = [SpeechNoticed, SpeechLikely, SpeechClear]
     reached = 0
-    for _, milestone in milestones(probabilities):
+    for _, milestone in milestones(probabilities, replace(RULES, silence_ms=silence_ms)):
         if isinstance(milestone, SpeechEnded):
             assert reached >= 2
             assert milestone.start_pts < milestone.end_pts

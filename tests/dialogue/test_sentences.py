@@ -56,6 +56,14 @@ def test_a_text_without_an_end_is_cut_at_a_space() -> None:
     assert " ".join(cut).split() == ["word"] * 100
 
 
+@pytest.mark.parametrize("text", ["word " * 100 + "end. ", "a. " * 8000, "word " * 13_000, "x" * 5000])
+def test_no_piece_of_one_large_delta_is_too_long(text: str) -> None:
+    cut = pieces(text)
+
+    assert max(len(piece) for piece in cut) <= 240
+    assert "".join(cut).replace(" ", "") == text.replace(" ", "")
+
+
 @given(st.lists(st.text(alphabet="ab .!?,*\n", max_size=30), max_size=20))
 def test_every_piece_stands_in_the_text_where_it_says(texts: list[str]) -> None:
     sentences = Sentences(max_chars=40)

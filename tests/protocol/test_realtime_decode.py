@@ -274,7 +274,7 @@ def test_a_refusal_carries_the_clients_event_id() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "nul", "{'type': 1}", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', "9" * 5000, "[" * 100_000],
+    ["", "{", "nul", "{'type': 1}", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', "9" * 5000, "[" * 65_000],
 )
 def test_what_is_not_json_is_refused(text: str) -> None:
     assert refused(text).reason == "invalid_json"
@@ -299,11 +299,19 @@ def test_a_whole_emoji_is_welcome() -> None:
 
 def test_a_message_has_a_largest_size() -> None:
     frame = '{"type":"session.update","session":{"instructions":""}}'
-    fits = "x" * (262_144 - len(frame))
+    fits = "x" * (65_536 - len(frame))
 
     assert isinstance(RealtimeWire().decode(frame.replace('""', f'"{fits}"')), ChangeSettings)
-    with pytest.raises(TooLargeError, match="262144 bytes, got 262145"):
+    with pytest.raises(TooLargeError, match="65536 bytes, got 65537"):
         RealtimeWire().decode(frame.replace('""', f'"{fits}x"'))
+
+
+def test_a_list_has_a_greatest_length() -> None:
+    tools = [{"type": "function", "name": f"tool_{n}"} for n in range(129)]
+
+    error = refused(json.dumps({"type": "session.update", "session": {"tools": tools}}))
+
+    assert (error.param, error.reason) == ("session.tools", "array_above_max_length")
 
 
 def test_a_value_in_a_refusal_is_cut_short() -> None:

@@ -376,6 +376,12 @@ def test_half_a_character_from_a_language_model_can_still_be_sent() -> None:
     assert text.isascii()
 
 
+def test_text_of_any_script_is_sent_as_it_is() -> None:
+    (text,) = RealtimeWire().encode(ReplyTextGrew("resp_1", "item_4", 0, "Grüß dich 😀", "audio"))
+
+    assert "Grüß dich 😀" in text
+
+
 def test_a_level_that_is_no_number_becomes_null() -> None:
     (levels,) = told(LevelsMeasured(float("nan"), float("-inf"), False, False))
 

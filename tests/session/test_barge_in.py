@@ -6,7 +6,9 @@ from media_server.conversation import SpokenMessage, Transcript
 from media_server.engines.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts, ScriptedUtterance
 from media_server.events import (
     BargeInMeasured,
+    CallStarted,
     CancelReply,
+    CreateReply,
     ItemTruncated,
     LevelsMeasured,
     PlayoutCleared,
@@ -23,6 +25,7 @@ from media_server.events import (
     TurnMeasured,
     WordsSpoken,
 )
+from media_server.session.reply import Stopwatch
 from tests.session.scene import Scene, calling, configured, scripted
 from tests.virtual_time import run_virtual
 
@@ -185,7 +188,6 @@ def test_a_reply_that_may_not_be_interrupted_is_heard_to_its_end() -> None:
     async def main() -> tuple[list[str], list[tuple[str, str]]]:
         llm = ScriptedLlm([[LONG], ["And now to your second question."]])
         async with calling(scripted(asr=asr, llm=llm), settings=settings) as scene:
-            scene.session.change(settings)
             await begin_a_long_reply(scene)
             await scene.stage.say(1.0)
             await scene.stage.wait(PlayoutStopped, 2)
@@ -236,3 +238,67 @@ def test_a_noise_that_silenced_the_agent_is_answered() -> None:
             return scene.texts()
 
     assert run_virtual(main())[-1] == ("assistant", "Where were we?")
+
+
+def test_a_reply_that_ends_while_it_is_ducked_leaves_no_duck_behind() -> None:
+    config = configured(barge_in__words_cut="false")
+    llm = ScriptedLlm([["One two three four."], [LONG]])
+
+    async def main() -> tuple[list[bool], BargeInMeasured]:
+        async with calling(scripted(llm=llm), config=config) as scene:
+            await begin_a_long_reply(scene)
+            await asyncio.sleep(0.93)
+            await scene.stage.say(0.06)
+            await scene.stage.wait(PlayoutStopped)
+            ducks = [each.ducked for each in scene.stage.all(PlayoutDucked)]
+            await scene.stage.say(1.0)
+            await scene.stage.wait(PlayoutStarted, 2)
+            await asyncio.sleep(0.5)
+            await scene.stage.say(1.0)
+            return ducks, await scene.stage.wait(BargeInMeasured)
+
+    ducks, measured = run_virtual(main())
+
+    assert ducks == [True, False]
+    assert measured.cut_ms < 200
+
+
+def test_a_short_silence_that_ends_turns_still_brings_a_ducked_reply_back() -> None:
+    settings = Settings(turn_detection=TurnDetection(silence_ms=200))
+
+    async def main() -> list[bool]:
+        async with calling(scripted(llm=ScriptedLlm([[LONG]])), settings=settings) as scene:
+            await begin_a_long_reply(scene)
+            await asyncio.sleep(1.0)
+            await scene.stage.say(0.02)
+            await asyncio.sleep(1.0)
+            return [each.ducked for each in scene.stage.all(PlayoutDucked)]
+
+    assert run_virtual(main()) == [True, False]
+
+
+def test_speech_silences_a_reply_beside_the_conversation_too() -> None:
+    async def main() -> tuple[list[str], int]:
+        async with calling(scripted(llm=ScriptedLlm([[LONG, 9.0, "more"], ["Yes?"]]))) as scene:
+            scene.stage.ask(CreateReply(in_conversation=False))
+            await scene.stage.wait(PlayoutStarted)
+            await scene.stage.say(1.0)
+            await scene.stage.wait(PlayoutStopped)
+            ends = [str(each.reason) for each in scene.stage.all(ReplyDone)]
+            return ends, len(scene.stage.all(PlayoutCleared))
+
+    assert run_virtual(main()) == (["turn_detected", "None"], 1)
+
+
+def test_a_reply_that_is_cut_before_its_first_step_still_ends() -> None:
+    async def main() -> tuple[float, bool]:
+        async with calling(scripted(llm=ScriptedLlm([["At last."]]))) as scene:
+            await scene.stage.wait(CallStarted)
+            scene.session.replies.answer(Settings(), Stopwatch())
+            scene.session.replies.cut("turn_detected")
+            scene.session.replies.answer(Settings(), Stopwatch())
+            await scene.stage.wait(PlayoutStopped)
+            await asyncio.sleep(2.0)
+            return scene.metrics.snapshot()["replies_stuck_total"], scene.texts() == [("assistant", "At last.")]
+
+    assert run_virtual(main()) == (0.0, True)

@@ -1,6 +1,14 @@
 """A turn: the caller speaks, is answered, and what the client is told of it."""
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from media_server.audio.chunk import AudioChunk
 from media_server.conversation import SpokenMessage, Transcript
+from media_server.engines.protocols import Finished, Hints, ToolCallDelta
 from media_server.engines.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts, ScriptedUtterance
 from media_server.errors import EngineError
 from media_server.events import (
@@ -10,6 +18,7 @@ from media_server.events import (
     ErrorHappened,
     ItemAdded,
     LevelsMeasured,
+    PlayoutStarted,
     PlayoutStopped,
     ReplyDone,
     ReplyStarted,
@@ -21,6 +30,7 @@ from media_server.events import (
     TranscriptFailed,
     TranscriptGrew,
     TranscriptGuessed,
+    TurnDetection,
     TurnMeasured,
     WordsSpoken,
 )
@@ -323,7 +333,7 @@ def test_a_call_in_which_nobody_speaks_ends() -> None:
     assert run_virtual(main()) == "nobody spoke"
 
 
-def test_a_hundred_events_of_one_client_cannot_fill_the_inbox() -> None:
+def test_a_thousand_commands_of_one_client_cannot_fill_the_inbox() -> None:
     async def main() -> int:
         async with calling(scripted()) as scene:
             for n in range(1000):
@@ -343,3 +353,149 @@ def test_a_channel_that_comes_when_the_call_is_over_is_too_late() -> None:
             scene.session.attach_channel(scene.stage)
 
     run_virtual(main())
+
+
+class DeafAsr(ScriptedAsr):
+    """Fails on its first utterance as soon as it hears something."""
+
+    async def transcribe(self, audio: AsyncIterator[AudioChunk], hints: Hints) -> AsyncGenerator[Transcript, None]:
+        """Fail once."""
+        if not self.records.all:
+            with self.records.keep(hints):
+                await anext(audio)
+                raise EngineError("deaf")
+        async with aclosing(super().transcribe(audio, hints)) as transcripts:
+            async for transcript in transcripts:
+                yield transcript
+
+
+def test_a_recogniser_that_fails_while_the_caller_speaks_is_apologised_for_when_they_have_finished() -> None:
+    async def main() -> tuple[list[str], list[tuple[str, str]]]:
+        async with calling(scripted(asr=DeafAsr(["hello there"]))) as scene:
+            await scene.stage.say(1.0)
+            await scene.stage.wait(PlayoutStopped)
+            names = scene.stage.names()
+            order = sorted(("SpeechStopped", "TranscriptFailed", "ReplyStarted"), key=names.index)
+            return order, scene.texts()
+
+    order, texts = run_virtual(main())
+
+    assert order == ["SpeechStopped", "TranscriptFailed", "ReplyStarted"]
+    assert texts[-1] == ("assistant", "Sorry, something went wrong on my side. Please say that again.")
+
+
+def test_a_question_is_answered_though_a_noise_comes_before_its_words() -> None:
+    asr = ScriptedAsr([ScriptedUtterance(final="what is it", final_delay_s=0.4), ""])
+
+    async def main() -> list[tuple[str, str]]:
+        async with calling(scripted(asr=asr)) as scene:
+            await scene.stage.say(1.0)
+            await scene.stage.wait(SpeechStopped)
+            await scene.stage.say(0.3)
+            await scene.stage.wait(PlayoutStopped)
+            return scene.texts()
+
+    assert run_virtual(main())[-1] == ("assistant", "Good morning to you.")
+
+
+def test_a_question_that_waited_is_answered_once() -> None:
+    settings = Settings(turn_detection=TurnDetection(interrupt=False))
+    asr = ScriptedAsr(["first", "second", "third"])
+    llm = ScriptedLlm([["One two three four five six."], ["Both."], ["UNASKED."]])
+
+    async def main() -> list[tuple[str, str]]:
+        async with calling(scripted(asr=asr, llm=llm), settings=settings) as scene:
+            await scene.stage.say(0.5)
+            await scene.stage.wait(PlayoutStarted)
+            await scene.stage.say(0.4)
+            await scene.stage.wait(TranscriptCompleted, 2)
+            await scene.stage.say(1.0)  # as the reply ends
+            await scene.stage.wait(PlayoutStopped, 2)
+            await asyncio.sleep(5.0)
+            return scene.texts()
+
+    assert [text for role, text in run_virtual(main()) if role == "assistant"] == [
+        "One two three four five six.",
+        "Both.",
+    ]
+
+
+def test_a_voice_that_fails_lets_the_model_finish() -> None:
+    llm = ScriptedLlm([["First one. ", 0.5, "Second one. ", 0.5, "Third one."]])
+
+    async def main() -> str:
+        async with calling(scripted(llm=llm, tts=ScriptedTts(fails_on="First"))) as scene:
+            await scene.stage.say(1.0)
+            await scene.stage.wait(ReplyDone)
+            return scene.texts()[-1][1]
+
+    assert run_virtual(main()) == "First one. Second one. Third one."
+
+
+def test_a_failed_reply_says_sorry_and_not_where_the_model_lives() -> None:
+    llm = ScriptedLlm([[EngineError("cannot reach http://10.0.0.5:8000/v1")]])
+
+    async def main() -> str | None:
+        async with calling(scripted(llm=llm)) as scene:
+            await scene.stage.say(1.0)
+            return (await scene.stage.wait(ReplyDone)).message
+
+    assert run_virtual(main()) == "Sorry, something went wrong on my side. Please say that again."
+
+
+@pytest.mark.parametrize("end", [EngineError("torn off"), Finished("length")])
+def test_half_a_tool_call_is_not_told(end: EngineError | Finished) -> None:
+    half = ToolCallDelta(call_id="call_1", name="order", arguments='{"drink": "lat')
+
+    async def main() -> tuple[str, list[str]]:
+        async with calling(scripted(llm=ScriptedLlm([[half, end]]))) as scene:
+            await scene.stage.say(1.0)
+            done = await scene.stage.wait(ReplyDone)
+            return done.status, [type(item).__name__ for item in done.items]
+
+    status, items = run_virtual(main())
+
+    assert status in ("failed", "incomplete")
+    assert "FunctionCall" not in items
+
+
+def test_a_call_does_not_end_for_idleness_while_the_agent_speaks() -> None:
+    long = "One two three four five six seven eight nine ten. " * 5
+
+    async def main() -> str:
+        config = configured(call__idle_timeout_s="5")
+        async with calling(scripted(llm=ScriptedLlm([[long]])), config=config) as scene:
+            await scene.stage.say(1.0)
+            await scene.stage.wait(PlayoutStopped)
+            return scene.texts()[-1][1]
+
+    assert run_virtual(main()) == long
+
+
+def test_words_are_kept_to_ourselves_where_nobody_wants_to_see_them() -> None:
+    async def main() -> tuple[list[str], list[tuple[str, str]]]:
+        async with calling(scripted(), settings=Settings(transcribe=False)) as scene:
+            await scene.stage.say(1.0)
+            await scene.stage.wait(PlayoutStopped)
+            return scene.stage.names(), scene.texts()
+
+    names, texts = run_virtual(main())
+
+    assert not {"TranscriptGrew", "TranscriptGuessed", "TranscriptCompleted"} & set(names)
+    assert texts[0] == ("user", "hello there")
+
+
+def test_hanging_up_often_hangs_up_once() -> None:
+    llm = ScriptedLlm([["One two three four. ", 5.0, "Five."]], close_delay_s=2.0)
+
+    async def main() -> str:
+        async with calling(scripted(llm=llm)) as scene:
+            await scene.stage.say(1.0)
+            await scene.stage.wait(PlayoutStarted)
+            scene.session.hang_up("enough")
+            await asyncio.sleep(0.1)
+            for _ in range(300):
+                scene.session.hang_up("again")
+            return await scene.over
+
+    assert run_virtual(main()) == "enough"
