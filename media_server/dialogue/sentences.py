@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|\n+""")
 _CLAUSE = re.compile(r"[,;:–—](?=\s)")
 _ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|no|approx)|\b[A-Za-z])\.$", re.IGNORECASE)
+_LOOK_BACK = 7  # the longest of them, and the character before it
 _UNSPOKEN = str.maketrans(dict.fromkeys("*_#`~|<>", " "))
 
 
@@ -52,7 +53,8 @@ class Sentences:
     def _find_end(self) -> int | None:
         window = self._rest[: self._max_chars + 1]  # with the character after, which the marks look at
         for match in _END.finditer(window):
-            if match.group().startswith(".") and _ABBREVIATION.search(window[: match.start() + 1]):
+            dot = match.start()
+            if match.group().startswith(".") and _ABBREVIATION.search(window[max(0, dot - _LOOK_BACK) : dot + 1]):
                 continue
             if window[: match.start()].strip():
                 return match.end()
