@@ -16,14 +16,11 @@ COPY config config
 COPY static static
 COPY media_server media_server
 COPY signaling signaling
-# Editable, so that config/ and static/ stand beside the code as they do in a checkout.
-RUN pip install --no-deps --editable . && python -m compileall -q media_server signaling
+RUN pip install --no-deps --force-reinstall .
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 parley
 COPY --from=build /opt/parley /opt/parley
-COPY --from=build /app /app
-WORKDIR /app
 USER parley
 # One decoder is one thread: more calls, not faster ones, use the other cores.
 ENV PATH=/opt/parley/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PARLEY_SERVER__HOST=0.0.0.0 PARLEY_SERVER__PORT=8080

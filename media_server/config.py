@@ -5,34 +5,52 @@ Values come from, each on top of the one before:
 
     config/default.toml         what is shipped
     a TOML file of the user's   `--config FILE`, or PARLEY_CONFIG
-    the environment             PARLEY_SECTION__NAME
+    the environment             PARLEY_SECTION__NAME; what Kubernetes adds for a Service named parley is left alone
     the command line            `--host`, `--port`
 
 An unknown name is refused, with the nearest known one.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from media_server.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+
+def find_root(code: Path) -> Path:
+    """Return the folder that holds `config/` and `static/`, given the path of this file.
+
+    In a checkout they stand beside the code; a wheel puts them into `share/parley` of the environment.
+    """
+    installed = (parent / "share" / "parley" for parent in code.parents)
+    folders = (code.parents[1], *installed)
+    return next((folder for folder in folders if (folder / "config" / "default.toml").is_file()), folders[0])
+
+
+ROOT = find_root(Path(__file__))
 DEFAULT_FILE = ROOT / "config" / "default.toml"
 ENV_PREFIX = "PARLEY_"
-_NOT_KNOBS = {"PARLEY_API_KEY", "PARLEY_CONFIG", "PARLEY_SPEECH"}  # of `parley call`, of this file, of the tests
+_NOT_KNOBS = {"PARLEY_CONFIG", "PARLEY_SPEECH"}  # of this file, of the tests
+_SERVICE = re.compile(
+    r"PARLEY(_[A-Z0-9]+)*_"
+    r"(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9]+)*=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=)"
+)
+"""What Kubernetes puts into the environment of every pod, as NAME=value, beside a Service whose name begins so."""
 
 Ms = Annotated[int, Field(ge=0, le=600_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ServerConfig(_Section):
@@ -53,7 +71,7 @@ class WebRtcConfig(_Section):
     bitrate_bps: Annotated[int, Field(ge=6000, le=510_000)]
     complexity: Annotated[int, Field(ge=0, le=10)]
     live_queue_ms: Ms
-    reorder_ms: Ms
+    wait_limit_ms: Ms
 
 
 class CallConfig(_Section):
@@ -75,6 +93,16 @@ class VadConfig(_Section):
     model: str
     threshold: Share
     release_threshold: Share
+
+    @field_validator("release_threshold")
+    @classmethod
+    def _check_release(cls, value: float, info: ValidationInfo) -> float:
+        threshold = info.data.get("threshold", 1.0)
+        if value > threshold:
+            raise PydanticCustomError(
+                "above_threshold", "Input should be at most vad.threshold, {threshold}", {"threshold": threshold}
+            )
+        return value
 
 
 class TurnConfig(_Section):
@@ -231,7 +259,8 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for variable in sorted(environ):
-        if variable.startswith(ENV_PREFIX) and variable not in _NOT_KNOBS:
+        ours = variable.startswith(ENV_PREFIX) and variable not in _NOT_KNOBS
+        if ours and not _SERVICE.match(f"{variable}={environ[variable]}"):
             section, _, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
             _check_name(f"{section}.{name}", variable)
             yield variable, f"{section}.{name}"

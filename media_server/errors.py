@@ -133,7 +133,7 @@ class EngineMissingError(EngineError):
 
 
 class EngineDownError(EngineError):
-    """An engine's worker died too often in a row and is no longer restarted."""
+    """An engine's workers died too often in a row, or could not load; says why."""
 
     code = "engine_down"
 

@@ -47,12 +47,12 @@ class _Durations:
     sum_ms: float = 0.0
     max_ms: float = 0.0
 
-    def add(self, value_ms: float) -> None:
-        """Count one duration."""
+    def add(self, value_ms: float, times: int) -> None:
+        """Count a duration so many times."""
         place = math.ceil((math.log2(max(value_ms, 1e-6)) - _OCTAVES[0]) * _STEPS) - 1
-        self.counts[min(max(place, 0), len(self.counts) - 1)] += 1
-        self.total += 1
-        self.sum_ms += value_ms
+        self.counts[min(max(place, 0), len(self.counts) - 1)] += times
+        self.total += times
+        self.sum_ms += value_ms * times
         self.max_ms = max(self.max_ms, value_ms)
 
     def percentile_ms(self, share: float) -> float | None:
@@ -80,10 +80,10 @@ class Metrics:
         self._durations = {name: _Durations() for name, (kind, _) in FIGURES.items() if kind == "duration"}
         self._numbers = {name: 0.0 for name, (kind, _) in FIGURES.items() if kind != "duration"}
 
-    def observe(self, name: str, value_ms: float) -> None:
-        """Add one duration."""
+    def observe(self, name: str, value_ms: float, times: int = 1) -> None:
+        """Add a duration, or so many that are alike."""
         _check(name, "duration")
-        self._durations[name].add(value_ms)
+        self._durations[name].add(value_ms, times)
 
     def count(self, name: str, amount: float = 1) -> None:
         """Let a counter grow."""

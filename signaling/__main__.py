@@ -1,7 +1,7 @@
 """The `parley` command.
 
     parley serve     take calls
-    parley call      make one, with a sound file or a microphone that speaks
+    parley call      make one, with recordings or typed lines
     parley demo      a server and a caller in one, to hear and see how it goes
     parley config    what is in force, and where each value comes from
 

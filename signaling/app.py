@@ -2,11 +2,12 @@
 
     engines   the processes of the engines
     calls     the session manager: the calls are its children
+    pacing    the timer of all outgoing packets
     lag       how late the event loop comes to work that is due
     warm-up   loads the engines; ends when calls can be taken
 
-They are children of the one TaskGroup of `serve`. They end in the order calls, engines, the rest: a call that ends may
-still need its engines.
+They are children of the one TaskGroup of `serve`. At the end new calls are refused first (HTTP still answers, 503);
+then calls, warm-up, engines and lag end in this order, since a call that ends may still need its engines.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from media_server.events import Channel
 from media_server.metrics import Metrics
 from media_server.protocol.realtime import RealtimeWire
 from media_server.session.manager import SessionManager
+from media_server.transport.webrtc.pacing import Pacing
 from media_server.transport.webrtc.peer import WebRtcPeer
 from signaling import operations, realtime
 from signaling.house import HOUSE, Engines, House
@@ -42,16 +44,18 @@ _HTTP_CLOSE_LIMIT_S = 2.0  # for answers under way at the end, and for the rest 
 def build_house(config: Config, engines: Engines) -> House:
     """Return the house: every part knows those that it needs."""
     metrics = Metrics()
+    pacing = Pacing(metrics)
 
     def make_peer(on_channel: Callable[[Channel], None]) -> WebRtcPeer:
         return WebRtcPeer(
-            config.webrtc, bind_host=config.server.host, wire=RealtimeWire, on_channel=on_channel, metrics=metrics
+            config.webrtc, bind_host=config.server.host, wire=RealtimeWire, on_channel=on_channel, pacing=pacing
         )
 
     return House(
         config=config,
         engines=engines,
         metrics=metrics,
+        pacing=pacing,
         manager=SessionManager(engines, config, metrics),
         make_peer=make_peer,
     )
@@ -117,12 +121,14 @@ async def _live(house: House, url: str, say: Callable[[str], None]) -> ParleyErr
         async with asyncio.TaskGroup() as tasks:
             engines = tasks.create_task(house.engines.run(), name="engines")
             calls = tasks.create_task(house.manager.run(), name="calls")
+            pacing = tasks.create_task(house.pacing.run(), name="pacing")
             lag = tasks.create_task(watch_lag(house.metrics), name="lag")
             warming = tasks.create_task(warm_up(), name="warm-up")
             failure = await ending
+            house.stopping.set()
             if failure is None:
                 say(f"stopping, {house.manager.calls} calls are hung up")
-            for task in (calls, warming, engines, lag):
+            for task in (calls, warming, engines, pacing, lag):
                 task.cancel()
                 await asyncio.wait([task])
     return failure

@@ -1,7 +1,8 @@
 """What the routes stand on: the parts of the house that live as long as the process."""
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Literal, Protocol, TypeAlias
 
@@ -14,6 +15,7 @@ from media_server.events import Channel
 from media_server.metrics import Metrics
 from media_server.session import session
 from media_server.session.manager import SessionManager
+from media_server.transport.webrtc.pacing import Pacing
 
 VERSION = version("parley")
 
@@ -66,18 +68,23 @@ class House:
 
     Attributes:
         body_limit_s: how long a body may take to arrive: 8 kB on a bad mobile network, twice.
+        stopping: set once no more calls are taken, because the process ends.
     """
 
     config: Config
     engines: Engines
     metrics: Metrics
+    pacing: Pacing
     manager: SessionManager
     make_peer: PeerMaker
     body_limit_s: float = 10.0
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def state(self) -> Literal["ready", "warming", "down"]:
+    def state(self) -> Literal["ready", "warming", "down", "stopping"]:
         """Return whether calls can be taken: every engine must be ready."""
+        if self.stopping.is_set():
+            return "stopping"
         states = self.engines.states().values()
         if any(state.startswith("down") for state in states):
             return "down"

@@ -1,6 +1,6 @@
 """For those who run the server, and the page for those who call it.
 
-GET  /health    200 while calls can be taken, 503 while engines are warming or down; JSON either way
+GET  /health    200 while calls can be taken, 503 while engines are warming or down, or we stop; always JSON
 GET  /metrics   the figures, for Prometheus
 GET  /          the browser client; its files under /static/
 """

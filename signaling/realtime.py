@@ -6,11 +6,9 @@ DELETE  /v1/realtime/calls/{id}          -> 204
 """
 
 import asyncio
-import json
 import logging
+import re
 from dataclasses import dataclass
-from email import message_from_bytes
-from email.policy import HTTP
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +16,7 @@ from aiohttp import web
 from media_server.config import Config
 from media_server.errors import BadRequestError, NotFoundError, UnsupportedError, WarmingUpError
 from media_server.events import Settings, merge_settings
+from media_server.protocol.realtime_fields import read_json
 from media_server.protocol.realtime_session import parse_session
 from media_server.session.session import Session
 from media_server.transport.webrtc.offer import check_offer
@@ -30,13 +29,21 @@ CALLS = "/v1/realtime/calls"
 ANSWER_LIMIT_S = 10.0
 """How long an answer may take. It is 5 to 50 ms; only a blocked machine takes longer."""
 
+MAX_PARTS = 8
+MAX_PART_HEAD_BYTES = 1_000
+"""Of a form. A stock client sends two parts, with heads of 50 to 200 bytes."""
+
+_BOUNDARY = re.compile(r';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)  # RFC 2046 section 5.1.1
+_NAME = re.compile(rb'[; \t]name=(?:"([^"]{1,64})"|([^\s;"]{1,64}))', re.IGNORECASE)  # RFC 7578 section 4.2
+_DISPOSITION = b"content-disposition:"
+
 
 @dataclass(frozen=True, slots=True)
 class _CallRequest:
     """What was posted: the offer, and the changes to the settings of the call that it asks for."""
 
     sdp: str
-    session: dict[str, Any]
+    session: Any
 
 
 def add_routes(app: web.Application) -> None:
@@ -48,10 +55,10 @@ def add_routes(app: web.Application) -> None:
 
 async def _create_call(request: web.Request) -> web.Response:
     house = request.app[HOUSE]
+    _check_ready(house)
     asked = await _read_request(request, house.body_limit_s)
     offer = check_offer(asked.sdp)
     changes = parse_session(asked.session)
-    _check_ready(house)
     session = house.manager.admit(merge_settings(_default_settings(house.config), changes))
     answer = await _connect(house, session, offer)
     logger.info("%s: called from %s", session.id, request.remote)
@@ -86,6 +93,7 @@ async def _connect(house: House, session: Session, offer: str) -> str:
     try:
         async with asyncio.timeout(ANSWER_LIMIT_S):
             answer = await peer.answer(offer)
+        _check_ready(house)  # body and answer took their time
         session.attach_media(peer)
         house.manager.start(session)
         started = True
@@ -97,6 +105,8 @@ async def _connect(house: House, session: Session, offer: str) -> str:
 
 
 def _check_ready(house: House) -> None:
+    if house.state == "stopping":
+        raise WarmingUpError("the server is stopping", retry_after_s=house.config.server.retry_after_s)
     if house.state != "ready":
         states = [f"{stage} {state}" for stage, state in house.engines.states().items() if state != "ready"]
         message = f"not ready: {', '.join(state.partition(':')[0] for state in states)}"
@@ -130,28 +140,41 @@ async def _read_request(request: web.Request, body_limit_s: float) -> _CallReque
 
 
 def _read_form(content_type: str, body: bytes) -> dict[str, bytes]:
-    """Return the parts of a form by name. Of two with one name the first counts."""
-    header = f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "surrogateescape")
-    form = message_from_bytes(header + body, policy=HTTP)
-    if not form.is_multipart():
-        raise BadRequestError("the form has no parts, or not the boundary that its Content-Type names")
+    """Return the parts of a form by name. Of two with one name the first counts.
+
+    Raises:
+        BadRequestError: it is no form (RFC 7578), or a larger one than a call needs.
+    """
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        raise BadRequestError("Content-Type: multipart/form-data without a boundary")
+    delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode("utf-8", "surrogateescape")
+    _, *pieces = (b"\r\n" + body).split(delimiter, MAX_PARTS + 1)
+    if not pieces or not pieces[-1].startswith(b"--"):
+        raise BadRequestError(
+            f"found no form of at most {MAX_PARTS} parts that ends with the boundary of its Content-Type"
+        )
     parts: dict[str, bytes] = {}
-    for part in form.iter_parts():
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        if isinstance(name, str) and isinstance(content, bytes):
-            parts.setdefault(name, content)
+    for piece in pieces[:-1]:
+        head, blank, content = piece.partition(b"\r\n\r\n")
+        if not blank or len(head) > MAX_PART_HEAD_BYTES:
+            raise BadRequestError(f"a part of the form has no head of at most {MAX_PART_HEAD_BYTES} bytes")
+        parts.setdefault(_part_name(head), content)
     return parts
 
 
-def _read_session(text: str) -> dict[str, Any]:
+def _part_name(head: bytes) -> str:
+    for line in head.split(b"\r\n"):
+        if line[: len(_DISPOSITION)].lower() == _DISPOSITION and (name := _NAME.search(line)) is not None:
+            return (name[1] or name[2]).decode("utf-8", "replace")
+    raise BadRequestError('a part of the form has no name, wanted Content-Disposition: form-data; name="..."')
+
+
+def _read_session(text: str) -> Any:
     try:
-        session = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadRequestError(f"session: found {text[:80]!r}, wanted JSON", param="session") from None
-    if not isinstance(session, dict):
-        raise BadRequestError(f"session: found {text[:80]!r}, wanted a JSON object", param="session")
-    return session
+        return read_json(text)
+    except BadRequestError as error:
+        raise BadRequestError(f"session: {error.message}", param="session", reason=error.reason) from None
 
 
 def _text(content: bytes, param: str) -> str:

@@ -1,10 +1,11 @@
 """Values come from four places, each on top of the one before, and what is wrong is named with its place."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from media_server.config import Loaded, known_names, load_config
+from media_server.config import Loaded, find_root, known_names, load_config
 from media_server.errors import ConfigError
 
 
@@ -21,6 +22,16 @@ def test_the_shipped_file_alone_is_a_whole_configuration() -> None:
     assert loaded.config.server.port == 8080
     assert set(loaded.origins) == set(known_names())
     assert set(loaded.origins.values()) == {"config/default.toml"}
+
+
+def test_in_an_installed_server_the_shipped_files_stand_in_share(tmp_path: Path) -> None:
+    shipped = tmp_path / "share" / "parley" / "config" / "default.toml"
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
+
+    root = find_root(tmp_path / "lib" / "python3.11" / "site-packages" / "media_server" / "config.py")
+
+    assert root == tmp_path / "share" / "parley"
 
 
 def test_each_place_covers_the_one_before(tmp_path: Path) -> None:
@@ -64,6 +75,9 @@ def test_a_truth_may_be_written_as_people_do(text: str, value: bool) -> None:
             "PARLEY_TURN__SILENCE_MSS: unknown name 'turn.silence_mss'; did you mean 'PARLEY_TURN__SILENCE_MS'?",
         ),
         ({"PARLEY_XYZZY": "5"}, "PARLEY_XYZZY: unknown name 'xyzzy.'; the sections are server, webrtc, call"),
+        ({"PARLEY_PROT": "80"}, "PARLEY_PROT: unknown name 'prot.'"),
+        ({"PARLEY_PORT": "80"}, "PARLEY_PORT: unknown name 'port.'"),
+        ({"PARLEY_SERVER_PORT": "80"}, "PARLEY_SERVER_PORT: unknown name 'server_port.'"),
         ({"PARLEY_SERVER__PORT": "70000"}, "PARLEY_SERVER__PORT: server.port: Input should be less than or equal to"),
         ({"PARLEY_SERVER__PORT": "many"}, "PARLEY_SERVER__PORT: server.port: Input should be a valid integer"),
         ({"PARLEY_ASR__ENGINE": "ears"}, "PARLEY_ASR__ENGINE: asr.engine: Input should be 'sphinx' or 'whisper'"),
@@ -95,6 +109,48 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(text: str, message: str,
 
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[barge_in]\nduck_db = -inf\n", "barge_in.duck_db: Input should be a finite number, found -inf"),
+        ("[webrtc]\ngone_after_s = inf\n", "webrtc.gone_after_s: Input should be a finite number, found inf"),
+        ("[vad]\nthreshold = nan\n", "vad.threshold: Input should be a finite number, found nan"),
+        (
+            "[vad]\nrelease_threshold = 0.9\n",
+            "vad.release_threshold: Input should be at most vad.threshold, 0.5, found 0.9",
+        ),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config({}, write(tmp_path, text))
+
+
+def test_a_release_threshold_may_be_as_high_as_the_threshold(tmp_path: Path) -> None:
+    loaded = load_config({}, write(tmp_path, "[vad]\nthreshold = 0.4\nrelease_threshold = 0.4\n"))
+
+    assert loaded.config.vad.release_threshold == 0.4
+
+
+def test_what_kubernetes_tells_of_a_service_named_parley_is_no_knob() -> None:
+    environ = {
+        "PARLEY_SERVICE_HOST": "10.0.0.11",
+        "PARLEY_SERVICE_PORT": "80",
+        "PARLEY_SERVICE_PORT_HTTP": "80",
+        "PARLEY_PORT": "tcp://10.0.0.11:80",
+        "PARLEY_PORT_80_TCP": "tcp://10.0.0.11:80",
+        "PARLEY_PORT_80_TCP_PROTO": "tcp",
+        "PARLEY_PORT_80_TCP_PORT": "80",
+        "PARLEY_PORT_80_TCP_ADDR": "10.0.0.11",
+        "PARLEY_TEST_2_SERVICE_HOST": "10.0.0.12",
+        "PARLEY_TEST_2_PORT": "udp://10.0.0.12:80",
+    }
+
+    loaded = load_config(environ)
+
+    assert set(loaded.origins.values()) == {"config/default.toml"}
 
 
 def test_a_configuration_does_not_change() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from media_server.config import DEFAULT_FILE, ROOT, known_names
+from media_server.config import DEFAULT_FILE, ROOT, Config, known_names
 
 # A part may import from itself and from lower floors. Parts of one floor never meet, but on the ground.
 FLOORS = {
@@ -187,6 +187,19 @@ def test_no_except_swallows_cancellation(source: Source) -> None:
             assert not re.search(r"everything|BaseException|CancelledError", caught), f"line {node.lineno}: {caught}"
 
 
+def test_what_is_served_and_read_at_run_time_is_in_the_wheel() -> None:
+    packaging = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    shipped = {
+        f"{folder}/{path.name}": path.relative_to(ROOT).as_posix()
+        for folder, patterns in packaging.get("data-files", {}).items()
+        for pattern in patterns
+        for path in ROOT.glob(pattern)
+    }
+    needed = [path for top in ("config", "static") for path in (ROOT / top).rglob("*") if path.is_file()]
+
+    assert shipped == {f"share/parley/{name}": name for name in (path.relative_to(ROOT).as_posix() for path in needed)}
+
+
 # --- the configuration -----------------------------------------------------------------------------------------------
 
 
@@ -217,8 +230,29 @@ def test_every_knob_has_its_reason_beside_it() -> None:
 
 
 def test_every_knob_is_read_by_somebody() -> None:
-    attributes = {
-        node.attr for source in sources() for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)
+    read = {name for source in sources() for name in knobs_read(source)}
+
+    assert set(known_names()) - read == set()
+
+
+def knobs_read(source: Source) -> Iterator[str]:
+    """Yield each `section.name` that a file reads: off `....section`, or off a name that holds a section."""
+    classes = {field.annotation.__name__: name for name, field in Config.model_fields.items() if field.annotation}
+    nodes = list(ast.walk(source.tree))
+    held = {
+        (node.arg, classes[ast.unparse(node.annotation)])
+        for node in nodes
+        if isinstance(node, ast.arg) and node.annotation and ast.unparse(node.annotation) in classes
     }
 
-    assert [name for name in known_names() if name.partition(".")[2] not in attributes] == []
+    def sections(value: ast.expr) -> set[str]:
+        if isinstance(value, ast.Attribute) and value.attr in Config.model_fields:
+            return {value.attr}
+        return {section for holder, section in held if holder == ast.unparse(value)}
+
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            held |= {(ast.unparse(target), section) for target in node.targets for section in sections(node.value)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            yield from (f"{section}.{node.attr}" for section in sections(node.value))

@@ -39,6 +39,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual time in seconds."""
         return self._jumping.now_s
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass as if something held the loop for so long."""
+        self._jumping.now_s += seconds
+
 
 def run_virtual(main: Coroutine[Any, Any, Result]) -> Result:
     """Run `main` to its end in virtual time and return its result."""

@@ -1,7 +1,7 @@
 """G.711, the sound of telephones: 8 kHz, one byte a sample, by table (ITU-T G.711).
 
-Its two filters give as many frames as they take: what 20 ms of sound become is there at once and is 20 ms long. (soxr
-works in blocks: fed with 20 ms from 8 to 16 kHz, it gives nothing for 60 ms, then all of it.)
+Its two filters give as many frames as they take, from the first: what 20 ms of sound become is there at once and is
+20 ms long, because it is a little late in the frame. (`resample` is never late, and holds back a little instead.)
 """
 
 from typing import Literal, TypeAlias

@@ -1,14 +1,17 @@
 """Puts the packets of a stream back into order and step: what to play, what to conceal, where to be silent.
 
-    put(packet)      in order: played at once, a clean path costs no delay
-                     after a gap: held until the missing one comes, `reorder_ms` are over or three wait behind it;
-                     then the gap is concealed
-    advance(now_s)   gives up on gaps, and keeps the clock going: nothing for 60 ms, then 20 ms of silence each 20 ms
+    put(packet)      in order: played at once, whatever the path does, for nobody hears this but machines
+                     after a gap: held until the missing one comes or is not worth waiting for; then it is concealed
+    advance(now_s)   gives up on gaps, and keeps the clock going: where nothing comes in time, 20 ms of concealment each
+                     20 ms, and silence after 100 ms
+
+Two targets say how long is in time, and both adapt to the path (lateness.py): how late packets come at all, for the
+clock; how late they come after those that overtook them, for gaps. On a clean path each is one packet.
 
 Sequence numbers say what is missing, timestamps say how much time it was. What the clock has filled counts for a gap
-that comes to light later. If it comes to light that there was none, only delay, then no word is dropped: all is played,
-and the stream is *ahead* of the sender by what the clock had filled. `leave_out` says that a packet, if it is quiet,
-may be left out to come back into step.
+that comes to light later. If it comes to light that there was none, only delay, then no word is dropped: all is played
+at once, and the stream is *ahead* of the sender by what the clock had filled. `leave_out` says that a packet, if it is
+quiet, may be left out to come back into step. So delay never stays: a stall is over when its packets are here.
 
 Pure: time is passed in, sound is bytes. One unit of time here is a tick of the sender's RTP clock.
 """
@@ -19,9 +22,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from media_server.audio.chunk import FRAME_MS
+from media_server.audio.lateness import Lateness, Transit
 
-IDLE_MS = 60
-"""So long after the last sound the clock goes on by itself."""
+PATIENCE_MS = 15
+"""How long at least a gap is waited for once something came after it: until the next packet, or nearly so."""
+
+IDLE_MS = 40
+"""So long after a packet should have come at the latest, the clock goes on by itself."""
 
 CONCEAL_MS = 100
 """A guess longer than this sounds like a machine; silence follows."""
@@ -32,8 +39,8 @@ STEP_LIMIT_MS = 500
 AHEAD_LIMIT_MS = 2000
 """Further ahead than this is forgotten: the stream has a new place on the clock."""
 
-_FOLLOWERS = 3
 _REMEMBERED = 100
+_TARGETS_EVERY = 10  # packets
 _STALL_S = 0.1
 _SEQUENCE_JUMP = 500
 _SEQUENCE_MODULO = 1 << 16
@@ -117,20 +124,26 @@ class JitterBuffer:
     """The order and the clock of one received stream."""
 
     def __init__(
-        self, *, clock_hz: int, reorder_ms: int, ticks_of: Callable[[bytes], int], started_s: float = 0.0
+        self, *, clock_hz: int, wait_limit_ms: int, ticks_of: Callable[[bytes], int], started_s: float = 0.0
     ) -> None:
         """Make the buffer of a stream.
 
         Args:
             clock_hz: ticks a second of the RTP timestamps.
-            reorder_ms: how long a missing packet is waited for.
+            wait_limit_ms: how long a missing packet is waited for at most, however bad the path.
             ticks_of: how long a payload sounds; 0: it is malformed.
             started_s: from when on time is filled with silence.
         """
         self.counts = JitterCounts()
         self._ticks_of = ticks_of
         self._ticks_per_ms = clock_hz / 1000
-        self._reorder_s = reorder_ms / 1000
+        self._wait_limit_ms = wait_limit_ms
+        self._transit = Transit()
+        self._arrivals = Lateness()
+        self._overtakings = Lateness()
+        self._until_targets = 0
+        self._gap_wait_s = PATIENCE_MS / 1000
+        self._idle_s = (IDLE_MS + FRAME_MS) / 1000
         self._frame_ticks = clock_hz * FRAME_MS // 1000
         self._conceal_ticks = clock_hz * CONCEAL_MS // 1000
         self._step_limit_ticks = clock_hz * STEP_LIMIT_MS // 1000
@@ -143,7 +156,7 @@ class JitterBuffer:
         self._bad_seq: int | None = None
         self._something_lost = False
         self._held: dict[int, _Held] = {}
-        self._given_up: deque[int] = deque(maxlen=_REMEMBERED)
+        self._given_up: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
         self._filled_until_s = started_s
 
     @property
@@ -177,12 +190,16 @@ class JitterBuffer:
         if seq in self._held:
             self.counts.duplicate += 1
         elif seq < self._next_seq:
-            if seq in self._given_up:
-                self.counts.late += 1
-            else:
+            overtaken_s = next((at_s for given_up, at_s in self._given_up if given_up == seq), None)
+            if overtaken_s is None:
                 self.counts.duplicate += 1
+            else:
+                self.counts.late += 1
+                self._learn(packet.timestamp, now_s, overtaken_s)
         else:
             timestamp = self._next_ts + _signed(packet.timestamp - self._next_ts, _TIMESTAMP_MODULO)
+            overtaken_s = min((held.arrived_s for n, held in self._held.items() if n > seq), default=now_s)
+            self._learn(timestamp, now_s, overtaken_s)
             self._held[seq] = _Held(timestamp, packet.payload, n_ticks, now_s)
             steps += self._release(now_s)
         return steps
@@ -192,7 +209,7 @@ class JitterBuffer:
         steps = self._release(now_s)
         if self._held:
             return steps
-        idle_s = IDLE_MS / 1000
+        idle_s = self._idle_s
         if now_s - self._filled_until_s > idle_s + _STALL_S:
             # We stood still, not the sender: what came meanwhile is still on its way to us.
             self._filled_until_s = now_s - idle_s - FRAME_MS / 1000
@@ -202,7 +219,8 @@ class JitterBuffer:
             n_ticks += self._frame_ticks
         if n_ticks:
             self._ahead_ticks += n_ticks
-            steps.append(self._silent(n_ticks))
+            room = self._conceal_ticks - self._guessed_ticks if self._ssrc is not None else 0
+            steps.append(self._concealed(n_ticks, None) if n_ticks <= room else self._silent(n_ticks))
         return steps
 
     def leave_out(self, played: Played) -> None:
@@ -210,7 +228,29 @@ class JitterBuffer:
         self._ahead_ticks = max(0, self._ahead_ticks - played.n_ticks)
         self.counts.left_out_ms += played.n_ticks / self._ticks_per_ms
 
+    @property
+    def gap_wait_ms(self) -> float:
+        """Return how long a packet that others have overtaken is waited for now."""
+        return self._gap_wait_s * 1000
+
+    @property
+    def idle_ms(self) -> float:
+        """Return after how long without sound the clock goes on now."""
+        return self._idle_s * 1000
+
     # --- inside ---
+
+    def _learn(self, timestamp: int, now_s: float, overtaken_s: float) -> None:
+        """Take how late a packet came, by its timestamp and after the first packet that overtook it."""
+        unwrapped = self._next_ts + _signed(timestamp - self._next_ts, _TIMESTAMP_MODULO)
+        self._arrivals.add(self._transit.late_ms(unwrapped / self._ticks_per_ms / 1000, now_s))
+        self._overtakings.add((now_s - overtaken_s) * 1000)
+        self._until_targets -= 1
+        if self._until_targets <= 0:
+            self._until_targets = _TARGETS_EVERY
+            gap_wait_ms = max(PATIENCE_MS, self._overtakings.target_ms)
+            self._gap_wait_s = min(gap_wait_ms, self._wait_limit_ms) / 1000
+            self._idle_s = (IDLE_MS + min(max(FRAME_MS, self._arrivals.target_ms), self._wait_limit_ms)) / 1000
 
     def _release(self, now_s: float) -> list[Step]:
         steps: list[Step] = []
@@ -232,14 +272,15 @@ class JitterBuffer:
 
     def _give_up_to(self, first: int) -> None:
         if first > self._next_seq:
-            self._given_up.extend(range(self._next_seq, first))
+            overtaken_s = min(held.arrived_s for held in self._held.values())
+            self._given_up.extend((seq, overtaken_s) for seq in range(self._next_seq, first))
             self.counts.lost += first - self._next_seq
             self._something_lost = True
             self._next_seq = first
 
     def _gap_is_over(self, now_s: float) -> bool:
         oldest_s = min(held.arrived_s for held in self._held.values())
-        return len(self._held) >= _FOLLOWERS or now_s - oldest_s >= self._reorder_s
+        return now_s - oldest_s >= self._gap_wait_s
 
     def _step_to(self, held: _Held) -> list[Step]:
         steps: list[Step] = []
@@ -247,6 +288,7 @@ class JitterBuffer:
         if gap_ticks < 0 or gap_ticks - self._ahead_ticks > self._step_limit_ticks:
             self.counts.restarts += 1
             self._ahead_ticks = 0
+            self._transit = Transit()
         else:
             accounted = min(gap_ticks, self._ahead_ticks)
             self._ahead_ticks = min(self._ahead_ticks - accounted, self._ahead_limit_ticks)
@@ -295,6 +337,7 @@ class JitterBuffer:
         if self._ssrc is not None:
             self.counts.restarts += 1
         self._ssrc = packet.ssrc
+        self._transit = Transit()
         self._next_seq = packet.sequence_number
         self._next_ts = packet.timestamp
         self._ahead_ticks = 0

@@ -19,7 +19,8 @@ CLOCK_HZ = 48_000
 """RFC 7587 section 4.1: the RTP clock of Opus is 48 kHz, whatever the rate of the sound."""
 
 MAX_PACKET_BYTES = 1275 * 3 + 7
-"""RFC 6716 section 3.2.5: a frame has at most 1275 bytes; 120 ms are at most six, three of which may be full 60 ms."""
+"""Our limit, three full frames (RFC 6716 section 3.2.1: 1,275 bytes each) and their lengths: 120 ms are six frames of
+20 ms or two of 60 ms, and speech fills none of them."""
 
 MAX_PACKET_MS = 120
 

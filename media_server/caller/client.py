@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiortc import (
@@ -33,8 +34,11 @@ from media_server.audio.chunk import Pcm
 from media_server.audio.opus import OpusDecoder
 from media_server.caller.ear import Ear
 from media_server.caller.microphone import Microphone
+from media_server.caller.shapes import find_fault
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
-from media_server.transport.webrtc.aiortc_private import gather_on, take_over_receiver
+from media_server.transport.webrtc.aiortc_private import AIORTC_ERRORS, gather_on, take_over_receiver
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 15.0
 """From the offer to the open data channel; ICE and DTLS over a bad network take up to 10 s."""
@@ -79,7 +83,7 @@ class CallClient:
     Attributes:
         url: the server's address.
         ear: what was heard.
-        received: every event that came, in order.
+        received: every event that came and can be read, in order.
         setup: how long the call took to get through.
         location: the address of the call on the server; empty before there is one.
         call_id: the server's id of the call.
@@ -100,7 +104,8 @@ class CallClient:
             url: the server's address.
             api_key: sent as a bearer token; empty: none is sent.
             session: the wire's session settings that the call is to begin with; None: the server's own.
-            on_event: told of each event as it comes.
+            on_event: told of each event as it comes. What it raises ends the call and is raised by `hang_up`, and
+                so by leaving the block.
             connect_timeout_s: from the offer to the open data channel.
         """
         self.url = url.rstrip("/")
@@ -115,6 +120,7 @@ class CallClient:
         self._microphone = Microphone()
         self._news = asyncio.Event()
         self._ended = False
+        self._failure: Exception | None = None
         self._offered_s = 0.0
 
     async def __aenter__(self) -> Self:
@@ -152,7 +158,7 @@ class CallClient:
 
     @property
     def n_received(self) -> int:
-        """Return how many events came so far: the mark that `wait_for` and `events` take as `after`."""
+        """Return how many events came so far: the mark that `wait_for` takes as `after`."""
         return len(self.received)
 
     @property
@@ -169,10 +175,6 @@ class CallClient:
             PeerGoneError: the call ended before.
         """
         return await self._microphone.play(pcm)
-
-    def fall_silent(self) -> None:
-        """Stop speaking with the next frame."""
-        self._microphone.clear()
 
     def send(self, event: WireEvent) -> None:
         """Send a command of the wire.
@@ -213,17 +215,6 @@ class CallClient:
         while len(self.received) <= after and not self._ended:
             await self._news.wait()
 
-    async def events(self, after: int = 0) -> AsyncGenerator[Received, None]:
-        """Yield the events as they come, leaving out the first `after`, until the call ends."""
-        position = after
-        while True:
-            while position < len(self.received):
-                yield self.received[position]
-                position += 1
-            if self._ended:
-                return
-            await self.wait_for_more(position)
-
     async def hang_up(self) -> None:
         """End the call: tell the server, then close. Safe to call twice."""
         if self._ended and self._http.closed:
@@ -238,6 +229,9 @@ class CallClient:
         finally:
             await self._peer.close()
             await self._http.close()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -258,7 +252,10 @@ class CallClient:
         self._offered_s = loop.time()
         answer = await self._post_offer(self._peer.localDescription.sdp)
         self.setup.answer_ms = self._since_offer_ms()
-        await self._peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
+        try:
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
+        except AIORTC_ERRORS as error:
+            raise PeerGoneError(f"{self.url}: answered with what is no SDP answer: {answer[:80]!r}") from error
         while self._channel.readyState != "open":
             if self._ended:
                 raise PeerGoneError(f"{self.url}: the connection failed")
@@ -274,10 +271,12 @@ class CallClient:
             body, headers = aiohttp.FormData(fields, default_to_multipart=True), {}
         try:
             async with self._http.post(f"{self.url}/v1/realtime/calls", data=body, headers=headers) as answer:
-                text = await answer.text()
+                text = await answer.text(errors="replace")
                 if answer.status >= 400:
                     raise _refusal(self.url, answer.status, answer.headers.get("Retry-After", ""), text)
-                self.location = urljoin(self.url + "/", answer.headers.get("Location", ""))
+                # Only the id is taken: a proxy that strips a path from our requests does not put it into the answers.
+                call_id = answer.headers.get("Location", "").rstrip("/").rpartition("/")[2]
+                self.location = f"{self.url}/v1/realtime/calls/{call_id}" if call_id else ""
                 return text
         except (aiohttp.ClientError, OSError) as error:
             raise PeerGoneError(f"{self.url}: nobody answers there: {error}") from error
@@ -289,11 +288,25 @@ class CallClient:
         self.ear.hear(packet.payload, packet.sequence_number, packet.timestamp, now_s)
 
     def _take_message(self, message: str | bytes) -> None:
-        received = Received(asyncio.get_running_loop().time(), json.loads(message))
+        try:
+            event = json.loads(message)
+        except (ValueError, RecursionError):
+            event = None
+        fault = find_fault(event)
+        if fault:
+            logger.warning("%s: the server sent what cannot be read, it is left out: %s", self.url, fault)
+            return
+        received = Received(asyncio.get_running_loop().time(), event)
         self.received.append(received)
-        if self._on_event is not None:
-            self._on_event(received)
         self._tell()
+        if self._on_event is None or self._failure is not None:
+            return
+        try:
+            self._on_event(received)
+        except Exception as error:
+            # Raised here, it would close aiortc's connection, as if the server had hung up.
+            self._failure = error
+            self._end()
 
     def _note_connection(self) -> None:
         state = self._peer.connectionState

@@ -39,6 +39,7 @@ class Attention:
     _speaking: bool = False
     _owed: bool = False
     _replied: bool = False
+    _answered: bool = False
     _active: set[str] = field(default_factory=set)
     _sounding: set[str] = field(default_factory=set)
     _unheard: set[str] = field(default_factory=set)
@@ -77,11 +78,17 @@ class Attention:
         under_way = self._speaking or self._owed or self._active or self._sounding or self._unheard
         return self._replied and not under_way
 
+    @property
+    def answered(self) -> bool:
+        """Return whether a reply came that did not fail; ask when it has settled."""
+        return self._answered
+
     def _finish(self, response: Mapping[str, Any]) -> None:
         reply_id = str(response["id"])
         self._active.discard(reply_id)
         if response.get("status") != "cancelled":
             self._replied = True
+            self._answered = self._answered or response.get("status") != "failed"
             if _is_spoken(response) and reply_id not in self._drained:
                 self._unheard.add(reply_id)
 
@@ -149,7 +156,8 @@ async def _say(client: CallClient, saying: Saying) -> float:
 
 
 async def _listen(client: CallClient, after: int, wait_s: float) -> bool:
-    return await _attend(client, Attention(), after, wait_s)
+    attention = Attention()
+    return await _attend(client, attention, after, wait_s) and attention.answered
 
 
 async def _attend(

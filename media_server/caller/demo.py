@@ -48,16 +48,21 @@ async def make_recordings(lines: Sequence[str], *, path: str | None = None) -> l
 async def running_server(config: Path | None = None) -> AsyncGenerator[str, None]:
     """Run a server on a free port of the loopback; give its address as soon as it is ready for calls.
 
+    It ends with us, even if we are killed.
+
     Raises:
         PeerGoneError: it ended, or was not ready in time; the message holds the end of its log.
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "signaling", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "media_server.caller.tether", "signaling", "serve"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--config", str(config)] if config is not None else []
     with tempfile.TemporaryFile() as log:
         # A session of its own: Ctrl-C reaches us alone, and we hang up before the server goes.
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, start_new_session=True)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             await _wait_ready(url, process)
             yield url

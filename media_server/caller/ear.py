@@ -1,7 +1,7 @@
 """What the caller hears: every packet of sound with the loop time at which it came.
 
 No jitter buffer stands in front of it. What is measured here is when sound arrived, and not when a player would have
-played it. A packet that is missing leaves silence in its place; one that comes late is dropped and counted.
+played it. A packet that is missing leaves silence in its place; one that comes late is dropped.
 """
 
 from collections.abc import Callable
@@ -49,15 +49,11 @@ class Ear:
 
     Attributes:
         frames: the packets' sound, oldest first.
-        n_late: packets that came too late or twice.
-        n_missing: packets that never came, or came late.
     """
 
     def __init__(self, decode: Callable[[bytes], Pcm]) -> None:
         """Start with nothing heard. `decode` turns one packet's payload into int16 mono at 16 kHz."""
         self.frames: list[HeardFrame] = []
-        self.n_late = 0
-        self.n_missing = 0
         self._decode = decode
         self._sequence: int | None = None
         self._next_ticks = 0
@@ -68,11 +64,9 @@ class Ear:
             return
         step = 1 if self._sequence is None else (sequence - self._sequence) & 0xFFFF
         if step == 0 or step >= 0x8000:
-            self.n_late += 1
             return
         gap_samples = 0
         if self._sequence is not None:
-            self.n_missing += step - 1
             gap_ticks = (timestamp - self._next_ticks) & 0xFFFFFFFF
             gap_samples = gap_ticks // _RTP_TICKS_A_SAMPLE
             if gap_samples > _MAX_GAP_S * HEARING_HZ:

@@ -69,12 +69,6 @@ class Microphone(MediaStreamTrack):
         self._recordings.append(_Recording(pcm, sent))
         return await sent
 
-    def clear(self) -> None:
-        """Fall silent with the next frame; whoever waits is told that the last sample was sent now."""
-        now_s = asyncio.get_running_loop().time()
-        while self._recordings:
-            self._recordings.popleft().end(now_s)
-
     async def recv(self) -> "av.Packet[Any]":
         """Return the next packet when it is due."""
         if self.readyState != "live":

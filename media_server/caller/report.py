@@ -36,7 +36,7 @@ class TurnReport:
     Attributes:
         said: the recording's name, or the typed line.
         transcripts: what the server recognised; several if the recording has long pauses.
-        answered: whether a reply came and was heard to its end.
+        answered: whether a reply came that did not fail, and was heard to its end.
         heard_ms: from the last sound sent to the first sound heard, measured here; None: nothing to measure.
         barge_ins: the server's measurements of cuts in this turn.
     """

@@ -133,7 +133,9 @@ def _typed(item: Mapping[str, Any]) -> list[Line]:
     """Return what the caller typed; what was spoken is told when it is recognised."""
     if item.get("role") != "user":
         return []
-    text = " ".join(str(part["text"]) for part in item.get("content") or [] if part.get("type") == "input_text")
+    text = " ".join(
+        str(part.get("text") or "") for part in item.get("content") or [] if part.get("type") == "input_text"
+    )
     return [Line(f"you:   {text}")] if text else []
 
 

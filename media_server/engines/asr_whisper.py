@@ -13,8 +13,10 @@ the next chunk of sound comes in.
 """
 
 import asyncio
+import concurrent.futures
 import logging
 import math
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +35,7 @@ WINDOW_S = 30
 """What Whisper was trained on: every recording is padded to this, or cut into such windows."""
 
 UTTERANCE_MAX_S = 60
+CLOSE_LIMIT_S = 5.0
 SHORTEST_SAMPLES = HEARING_HZ // 10
 FRAMES_PER_S = 100
 
@@ -48,11 +51,7 @@ LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 
 class WhisperAsr:
-    """A Whisper model, shared by all calls.
-
-    Attributes:
-        partials_skipped: how many partials were not begun because all decoders were busy.
-    """
+    """A Whisper model, shared by all calls."""
 
     name = "whisper"
 
@@ -85,7 +84,6 @@ class WhisperAsr:
         if not 0 <= context_s <= WINDOW_S:
             raise ValueError(f"context_s lies between 0 and {WINDOW_S}, got {context_s:g}")
         self.why = f"Whisper {model} on {device}"
-        self.partials_skipped = 0
         self._model_name = model
         self._device = device
         self._compute_type = compute_type
@@ -105,9 +103,8 @@ class WhisperAsr:
             EngineMissingError: faster-whisper, the model or a file of it is not there, or it cannot run here.
         """
         self._pool = ThreadPoolExecutor(self._decoders, thread_name_prefix="whisper")
-        loop = asyncio.get_running_loop()
         try:
-            self._model = await loop.run_in_executor(self._pool, self._load)
+            self._model = await asyncio.wrap_future(self._begin_load())
             second = [np.zeros(HEARING_HZ, dtype=np.int16)]
             warm = [self.begin_final(second, Hints()) for _ in range(self._decoders)]
             await asyncio.gather(*(asyncio.wrap_future(each) for each in warm))
@@ -118,10 +115,11 @@ class WhisperAsr:
         self.why = f"Whisper {self._model_name} on {device}, {self._model.model.compute_type}"
 
     async def close(self) -> None:
-        """Let the model go, once the decodes under way have ended."""
+        """Let the model go, once the decodes under way have ended; a decode that takes longer is left alone."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(concurrent.futures.wait, self._jobs, CLOSE_LIMIT_S)
         self._model = None
 
     async def transcribe(self, audio: AsyncIterator[AudioChunk], hints: Hints) -> AsyncGenerator[Transcript, None]:
@@ -153,7 +151,6 @@ class WhisperAsr:
     def begin(self, sound: Sequence[Pcm], hints: Hints) -> "Future[_Heard] | None":
         """Begin to decode a partial, or return None while all decoders are busy."""
         if self.busy >= self._decoders:
-            self.partials_skipped += 1
             return None
         return self.begin_final(sound, hints)
 
@@ -164,6 +161,20 @@ class WhisperAsr:
         job = self._pool.submit(_decode, self._model, tuple(sound), hints)
         self._jobs = [*(job for job in self._jobs if not job.done()), job]
         return job
+
+    def _begin_load(self) -> Future[Any]:
+        """Load in a thread that nobody waits for at the end: a download from the hub has no limit."""
+        loaded: Future[Any] = Future()
+        loaded.set_running_or_notify_cancel()
+
+        def load() -> None:
+            try:
+                loaded.set_result(self._load())
+            except Exception as error:  # handed on
+                loaded.set_exception(error)
+
+        threading.Thread(target=load, name="whisper load", daemon=True).start()
+        return loaded
 
     def _load(self) -> Any:
         """Return the loaded model; runs in a thread."""

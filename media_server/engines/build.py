@@ -48,18 +48,18 @@ class EngineSet:
                 await engine.close()
 
     async def load(self) -> None:
-        """Load and warm every engine, at the same time.
+        """Load and warm every engine, at the same time. The first that fails ends it for all.
 
         Raises:
             EngineError: one of them cannot be had; says what to install or set.
             ConfigError: one of them cannot use what it was given.
         """
-        async with asyncio.TaskGroup() as tasks:
-            loading = [tasks.create_task(self._load(stage), name=f"load {stage}") for stage in self._stages]
-        for task in loading:
-            failure = task.result()
-            if failure is not None:
-                raise failure
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for stage in self._stages:
+                    tasks.create_task(self._load(stage), name=f"load {stage}")
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the first has cancelled the rest
 
     def states(self) -> dict[str, str]:
         """Return stage -> `warming`, `ready`, or `down: ` and why."""
@@ -69,18 +69,17 @@ class EngineSet:
         """Return which engine serves each stage and why, one line each."""
         return [f"{stage}: {engine.name:<7} {engine.why}" for stage, engine in self._stages.items()]
 
-    async def _load(self, stage: str) -> EngineError | ConfigError | None:
+    async def _load(self, stage: str) -> None:
         try:
             await self._stages[stage].load()
         except (EngineError, ConfigError) as error:
             self._states[stage] = f"down: {error}"
-            return error
+            raise
         self._states[stage] = "ready"
-        return None
 
     def _state(self, stage: str, engine: Loadable) -> str:
-        if self._states[stage] == "ready" and isinstance(engine, PooledEngine) and engine.state == "down":
-            return "down: its workers died too often"
+        if self._states[stage] == "ready" and isinstance(engine, PooledEngine) and engine.state in {"down", "closed"}:
+            return f"down: {engine.why_down or 'its workers are closed'}"
         return self._states[stage]
 
 

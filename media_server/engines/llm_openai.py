@@ -21,7 +21,13 @@ from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletionChunk
-from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
+from openai.types.chat.chat_completion_chunk import (
+    Choice,
+    ChoiceDelta,
+    ChoiceDeltaToolCall,
+    ChoiceDeltaToolCallFunction,
+)
+from openai.types.completion_usage import CompletionUsage
 
 from media_server.conversation import FunctionCall, FunctionOutput, Item, SpokenMessage, Usage, new_id
 from media_server.engines.protocols import Finished, LlmDelta, LlmRequest, TextDelta, Tool, ToolCallDelta, ToolChoice
@@ -162,10 +168,12 @@ class OpenAiLlm:
         clock = asyncio.get_running_loop().time
         limit_s, what = first_token_timeout_s, "no first token"
         deadline_s = clock() + limit_s
-        spoke = finished = False
+        answered = spoke = finished = False
         try:
             async with await _until(deadline_s, self._open(request)) as stream:
+                answered = True
                 while (chunk := await _until(deadline_s, anext(stream, None))) is not None:
+                    _check_shape(chunk)
                     yield chunk
                     spoke = spoke or _says_something(chunk)
                     finished = finished or _finishes(chunk)
@@ -179,7 +187,7 @@ class OpenAiLlm:
                 raise EngineError(f"{_shown_url(self._base_url)} sent {what} within {limit_s:g} s") from None
         except (openai.APIError, ValueError) as error:
             if not finished:
-                raise self._failure(error) from None
+                raise self._failure(error, answered=answered) from None
 
     async def _open(self, request: LlmRequest) -> openai.AsyncStream[ChatCompletionChunk]:
         """Send the request; once without `stream_options` if the endpoint does not know them."""
@@ -215,8 +223,8 @@ class OpenAiLlm:
             extra_body=self._extra or None,
         )
 
-    def _failure(self, error: openai.APIError | ValueError) -> EngineError:
-        """Return the error in our words, without the key."""
+    def _failure(self, error: openai.APIError | ValueError, *, answered: bool = False) -> EngineError:
+        """Return the error in our words, without the key. `answered`: the endpoint had begun to reply."""
         url = _shown_url(self._base_url)
         match error:
             case openai.AuthenticationError() | openai.PermissionDeniedError():
@@ -224,6 +232,8 @@ class OpenAiLlm:
                 return EngineError(f"{url} refused the key ({error.status_code}): set llm.api_key")
             case openai.APIStatusError():
                 return EngineError(f"{url} answered {error.status_code}: {self._shown(error.message)}")
+            case openai.APIConnectionError() if answered:
+                return EngineError(f"{url} broke off within the reply: {self._shown(error.__cause__ or error)}")
             case openai.APIConnectionError():
                 return EngineError(f"cannot reach {url} (llm.base_url): {self._shown(error.__cause__ or error)}")
             case openai.APIError():
@@ -338,6 +348,40 @@ def _build_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
     if choice in ("auto", "none", "required"):
         return choice
     return {"type": "function", "function": {"name": choice}}
+
+
+def _check_shape(chunk: Any) -> None:
+    """Raise ValueError unless the chunk is what its type says: the client takes any JSON for one."""
+    for value, wanted in _parts(chunk):
+        if not isinstance(value, wanted):
+            raise ValueError(f"found {str(value)[:80]!r}")
+
+
+def _parts(chunk: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each part that is read and its type; a part is read only after the one that holds it."""
+    text, number = str | None, int | None
+    yield chunk, ChatCompletionChunk
+    yield chunk.usage, CompletionUsage | None
+    if chunk.usage is not None:
+        yield chunk.usage.prompt_tokens, number
+        yield chunk.usage.completion_tokens, number
+    yield chunk.choices, list | None
+    for choice in chunk.choices or ():
+        yield choice, Choice
+        yield choice.finish_reason, text
+        yield choice.delta, ChoiceDelta | None
+        if choice.delta is not None:
+            yield choice.delta.content, text
+            yield choice.delta.refusal, text
+            yield choice.delta.tool_calls, list | None
+            for call in choice.delta.tool_calls or ():
+                yield call, ChoiceDeltaToolCall
+                yield call.index, number
+                yield call.id, text
+                yield call.function, ChoiceDeltaToolCallFunction | None
+                if call.function is not None:
+                    yield call.function.name, text
+                    yield call.function.arguments, text
 
 
 def _says_something(chunk: ChatCompletionChunk) -> bool:

@@ -4,10 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from media_server.conversation import Item
 from media_server.engines.protocols import Finished, LlmDelta, LlmRequest, TextDelta
 from media_server.engines.scenario import Scenario, read_scenario
-from media_server.engines.scenario_dialogue import reply_to
+from media_server.engines.scenario_dialogue import Dialogue
 from media_server.errors import EngineError
+
+SLICE_S = 0.002
+"""How long the replay of a conversation may hold the loop. An order of a hundred turns takes 5 ms, but a client can put
+in a thousand long messages; to leave out the first of them would be to forget what was ordered."""
 
 
 class RulesLlm:
@@ -57,9 +62,21 @@ class RulesLlm:
 
     async def reply(self, request: LlmRequest) -> AsyncGenerator[LlmDelta, None]:
         """Yield the reply word by word, then `Finished`."""
-        words = reply_to(self.scenario, request.items).split()
+        words = (await self._replay(request.items)).split()
         written = words if request.max_tokens is None else words[: request.max_tokens]
         for n, word in enumerate(written):
             yield TextDelta(f" {word}" if n else word)
             await asyncio.sleep(0)  # or a consumer that never waits would not let a cancellation in
         yield Finished("stop" if len(written) == len(words) else "length")
+
+    async def _replay(self, items: tuple[Item, ...]) -> str:
+        """Return the reply to a conversation, giving way to others while it is replayed."""
+        clock = asyncio.get_running_loop().time
+        dialogue = Dialogue(self.scenario)
+        until_s = clock() + SLICE_S
+        for item in items:
+            dialogue.take(item)
+            if clock() >= until_s:
+                await asyncio.sleep(0)
+                until_s = clock() + SLICE_S
+        return dialogue.reply()

@@ -26,6 +26,8 @@ class Loadable(Protocol):
 
         Raises:
             EngineMissingError: says what to install or set.
+            EngineError: what is there did not become ready.
+            ConfigError: it cannot use what it was given.
         """
 
     async def close(self) -> None:

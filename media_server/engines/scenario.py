@@ -62,8 +62,12 @@ class Scenario:
         return write_grammar(self.vocabulary)
 
     def find_question(self, heard: str) -> str | None:
-        """Return the kind of the last question of which the caller heard at least the first words; None: of none."""
-        cues = (_split_words(sentence)[:CUE_WORDS] for sentence in reversed(_SENTENCE_END.split(heard)))
+        """Return the kind of the last question of which the caller heard at least the first words; None: of none.
+
+        Only the last `TEXT_CHARS_MAX` are read: a client may have put in messages of any length as the agent's.
+        """
+        sentences = _SENTENCE_END.split(heard[-TEXT_CHARS_MAX:])
+        cues = (_split_words(sentence)[:CUE_WORDS] for sentence in reversed(sentences))
         return next((self._kinds[cue] for cue in cues if cue in self._kinds), None)
 
 

@@ -1,4 +1,4 @@
-"""What a rule-based agent answers: a pure function of the conversation's items.
+"""What a rule-based agent answers: it follows from the conversation's items and from nothing else.
 
 The caller's messages are replayed from the first, so there is nothing to remember between replies and nothing that a
 cut reply could leave behind. A question counts as asked if its first words were heard (`SpokenMessage.text`).
@@ -19,27 +19,9 @@ from media_server.engines.scenario_order import Change, Order
 from media_server.engines.scenario_understanding import Understood
 
 
-def reply_to(scenario: Scenario, items: tuple[Item, ...]) -> str:
-    """Return what to say now: one or two short sentences, never empty."""
-    messages = [item for item in items if isinstance(item, SpokenMessage) and item.role != "system"]
-    dialogue = _Dialogue(scenario)
-    reply = ""
-    unheard = False
-    for message in messages:
-        if message.role == "user":
-            reply = dialogue.hear(message.text)
-            unheard = True
-        elif message.text.strip():
-            dialogue.say(message)
-            unheard = False
-    if not dialogue.turns:
-        return dialogue.begin()
-    return reply if unheard else dialogue.go_on()
-
-
 @dataclass(slots=True)
-class _Dialogue:
-    """The state of one conversation while it is replayed."""
+class Dialogue:
+    """The state of one conversation while it is replayed: `take` its items in order, then ask for the `reply`."""
 
     scenario: Scenario
     order: Order = field(init=False)
@@ -50,9 +32,27 @@ class _Dialogue:
     offered: bool = False
     asked: str | None = None
     last_said: str = ""
+    unheard: str | None = None
+    """Our reply to the caller's last words, while the caller has heard nothing of ours since."""
 
     def __post_init__(self) -> None:
         self.order = Order(self.scenario.vocabulary)
+
+    def take(self, item: Item) -> None:
+        """Take the next item: one or two milliseconds for the longest."""
+        if not isinstance(item, SpokenMessage) or item.role == "system":
+            return
+        if item.role == "user":
+            self.unheard = self.hear(item.text)
+        elif item.text.strip():
+            self.say(item)
+            self.unheard = None
+
+    def reply(self) -> str:
+        """Return what to say now: one or two short sentences, never empty."""
+        if not self.turns:
+            return self.begin()
+        return self.go_on() if self.unheard is None else self.unheard
 
     def begin(self) -> str:
         """Return the first words of the call, or the first question if the greeting was heard."""

@@ -4,9 +4,10 @@ An engine whose library holds the GIL, or is not thread-safe, runs in processes 
 stream in the worker that has the fewest; input is sent, replies come back, and leaving the `with` cancels what is not
 finished. `worker_link` is the talk with one worker, `worker_child` the other side.
 
-    a worker        its streams raise EngineError; it is started again after 0.1, 0.2, 0.4 ... s
-    dies            after 5 deaths in a row it is given up; with none left, `open` raises EngineDownError.
-                    A finished stream, or a minute of life, ends the row
+    a worker        its streams raise EngineError; it is started again after 0.1, 0.2, 0.4, 0.8, 1.6 s
+    dies            when the fifth of these has died as well it is down, and started again once a minute; with all of
+                    them down, `open` raises EngineDownError. A finished stream, or a minute of life, ends the row
+    cannot start    the machine has no room for another process: that is a death
     hangs           no frame for `stall_s` while it has work: it is killed, and that is a death
     cannot load     it says why; no second try. `load` raises ConfigError or EngineMissingError
 
@@ -16,6 +17,7 @@ finished. `worker_link` is the talk with one worker, `worker_child` the other si
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -33,24 +35,30 @@ logger = logging.getLogger(__name__)
 
 PoolState: TypeAlias = Literal["starting", "up", "degraded", "down", "closed"]
 
-DEATHS_MAX = 5
+RESTARTS_MAX = 5
 STEADY_S = 60.0
 """A worker that lived this long did not die in a row with the one before."""
 
-END_LIMIT_S = 2.0
 TICK_S = 1.0
+ENDING_TICK_S = 0.02
 
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one worker: who holds it now, and when the next one may start."""
+    """The place of one worker: who holds it now, and when the next one may start.
+
+    Attributes:
+        lost_at_s: when the socket was seen to be closed; the process may need a moment longer.
+        down: why there is no worker, nor soon will be.
+    """
 
     link: Link | None = None
     process: asyncio.subprocess.Process | None = None
     started_at_s: float = 0.0
     start_at_s: float = 0.0
+    lost_at_s: float | None = None
     deaths: int = 0
-    given_up: EngineError | ConfigError | None = None
+    down: EngineError | ConfigError | None = None
 
     @property
     def up(self) -> bool:
@@ -66,12 +74,16 @@ class Limits:
         stall_s: the longest that a worker with work may be silent.
         open_s: the longest that `open` waits for a worker with room.
         backoff_s: the pause after the first death in a row; each further death doubles it.
+        retry_s: the pause between the starts of a worker that is down.
+        end_s: a worker that has not ended so long after its socket closed is killed.
     """
 
     load_s: float = 60.0
     stall_s: float = 10.0
     open_s: float = 10.0
     backoff_s: float = 0.1
+    retry_s: float = 60.0
+    end_s: float = 2.0
 
 
 DEFAULT_LIMITS = Limits()
@@ -120,12 +132,13 @@ class WorkerPool:
             return "up"
         if any(slot.up for slot in self._slots):
             return "degraded"
-        return "down" if all(slot.given_up for slot in self._slots) else "starting"
+        return "starting" if self.why_down is None else "down"
 
     @property
-    def healthy(self) -> bool:
-        """Return whether a request would be served now."""
-        return self.state in {"up", "degraded"}
+    def why_down(self) -> str | None:
+        """Return why no worker is up, nor soon will be; None where that is not so."""
+        reasons = [str(slot.down) for slot in self._slots if slot.down is not None and not slot.up]
+        return reasons[0] if len(reasons) == len(self._slots) else None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -157,27 +170,25 @@ class WorkerPool:
         finally:
             self._closing = True
             self._wake_waiters()
-            for slot in self._slots:
-                if slot.link is not None:
-                    slot.link.abort()  # all at once, so that one limit is enough for them all
-            for slot in self._slots:
-                await self._end(slot)
-            self._ended.set()
+            try:
+                await self._end_all()
+            finally:
+                self._ended.set()
 
     async def load(self) -> None:
         """Wait until every worker is up and warm. `run` must be running, or about to.
 
         Raises:
             ConfigError, EngineMissingError: what a worker said when it could not load.
-            EngineDownError: the workers died too often.
+            EngineDownError: the workers died too often in a row.
             EngineError: they took longer than the limit, or the pool was closed.
         """
         try:
             async with asyncio.timeout(self._limits.load_s):
                 while not all(slot.up for slot in self._slots):
                     for slot in self._slots:
-                        if slot.given_up is not None:
-                            raise slot.given_up
+                        if slot.down is not None and not slot.up:
+                            raise slot.down
                     await self._wait()
         except TimeoutError:
             raise EngineError(f"{self.name}: the workers were not ready within {self._limits.load_s:g} s") from None
@@ -187,7 +198,7 @@ class WorkerPool:
         """Give a stream in the worker with the fewest, waiting for one with room; cancel it on leaving.
 
         Raises:
-            EngineDownError: no worker is left, nor will be.
+            EngineDownError: no worker is left, nor soon will be; says why.
             EngineError: none had room within the limit, or the pool is closed.
         """
         link = await self._find_link()
@@ -213,8 +224,8 @@ class WorkerPool:
                     link = min(links, key=lambda link: len(link.streams), default=None)
                     if link is not None and len(link.streams) < self._streams_max:
                         return link
-                    if self.state == "down":
-                        raise EngineDownError(f"{self.name}: its workers died {DEATHS_MAX} times in a row")
+                    if self.why_down is not None:
+                        raise EngineDownError(self.why_down)
                     await self._wait()
         except TimeoutError:
             raise EngineError(f"{self.name}: no worker had room within {self._limits.open_s:g} s") from None
@@ -240,78 +251,108 @@ class WorkerPool:
         """Bring one slot on by as much as can be done now."""
         now_s = asyncio.get_running_loop().time()
         if slot.link is None:
-            if slot.given_up is None and now_s >= slot.start_at_s:
+            if now_s >= slot.start_at_s:
                 await self._start(slot)
             return
-        if slot.link.failure is not None:
-            slot.given_up = slot.link.failure
-            logger.error("%s: a worker cannot load: %s", self.name, slot.given_up)
-            await self._end(slot)
-            return
+        if slot.link.failure is not None and slot.down is None:
+            slot.down = slot.link.failure
+            logger.error("%s: a worker cannot load: %s", self.name, slot.down)
+            slot.link.abort()
+        elif slot.up:
+            slot.down = None
         silent_s = now_s - slot.link.heard_at_s
         limit_s = self._limits.stall_s if slot.link.ready else self._limits.load_s
         if silent_s > limit_s and (slot.link.busy or not slot.link.ready) and not slot.link.lost:
             logger.warning("%s: a worker was silent for %.0f s and is killed", self.name, silent_s)
-            if slot.process is not None:
-                slot.process.kill()
+            _kill(slot)
             slot.link.abort()
             slot.link.connection_lost(None)
         if slot.link.lost:
-            await self._bury(slot, now_s)
+            self._bury(slot, slot.link, now_s)
 
     async def _start(self, slot: _Slot) -> None:
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs, contextlib.ExitStack() as on_failure:
-            on_failure.callback(ours.close)
-            slot.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "media_server.engines.worker_child",
-                stdin=theirs.fileno(),
-                stdout=2,  # what a library prints belongs beside the log
-                env={**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"},
-            )
-            _, slot.link = await loop.create_connection(lambda: Link(self._changed), sock=ours)
-            on_failure.pop_all()
         slot.started_at_s = loop.time()
-        slot.link.write(0, Kind.LOAD, {"factory": self._factory, "options": self._options})
-
-    async def _bury(self, slot: _Slot, now_s: float) -> None:
-        in_a_row = slot.link is not None and not slot.link.succeeded and now_s - slot.started_at_s < STEADY_S
-        slot.deaths = slot.deaths + 1 if in_a_row else 1
-        code = await self._end(slot)
-        if slot.deaths >= DEATHS_MAX:
-            slot.given_up = EngineDownError(
-                f"{self.name}: a worker died {slot.deaths} times in a row, last with {code}"
-            )
-            logger.error("%s", slot.given_up)
-            return
-        backoff_s = self._limits.backoff_s * 2 ** (slot.deaths - 1)
-        slot.start_at_s = now_s + backoff_s
-        logger.warning("%s: a worker ended with %s; the next starts in %.1f s", self.name, code, backoff_s)
-
-    async def _end(self, slot: _Slot) -> int | None:
-        """End a slot's process, by force if it must be, and return its exit status."""
-        link, process = slot.link, slot.process
-        slot.link = slot.process = None
-        if link is not None:
-            link.abort()
-        if process is None:
-            return None
         try:
-            async with asyncio.timeout(END_LIMIT_S):
-                return await process.wait()
-        except TimeoutError:
-            process.kill()
-            return await process.wait()
+            ours, theirs = socket.socketpair()
+            with theirs, contextlib.ExitStack() as on_failure:
+                on_failure.callback(ours.close)
+                ours.setblocking(False)
+                _, link = await loop.create_connection(lambda: Link(self._changed), sock=ours)
+                on_failure.pop_all()
+                on_failure.callback(link.abort)
+                slot.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "media_server.engines.worker_child",
+                    stdin=theirs.fileno(),
+                    stdout=2,  # what a library prints belongs beside the log
+                    env={**os.environ, "PYTHONPATH": _python_path(), "OMP_NUM_THREADS": "1"},
+                )
+                on_failure.pop_all()
+        except OSError as error:  # no process, file or memory is to be had now
+            self._count_death(slot, loop.time(), str(error), in_a_row=True)
+            return
+        slot.link = link
+        link.write(0, Kind.LOAD, {"factory": self._factory, "options": self._options})
+
+    def _bury(self, slot: _Slot, link: Link, now_s: float) -> None:
+        """Free the slot of a worker whose socket is closed, once its process has ended; by force if it must be."""
+        slot.lost_at_s = slot.lost_at_s or now_s
+        code = slot.process.returncode if slot.process is not None else None
+        if slot.process is not None and code is None:
+            if now_s - slot.lost_at_s > self._limits.end_s:
+                _kill(slot)
+            return
+        slot.link = slot.process = slot.lost_at_s = None
+        if link.failure is not None:
+            slot.start_at_s = math.inf
+            return
+        in_a_row = not link.succeeded and now_s - slot.started_at_s < STEADY_S
+        self._count_death(slot, now_s, f"status {code}", in_a_row=in_a_row)
+
+    def _count_death(self, slot: _Slot, now_s: float, why: str, *, in_a_row: bool) -> None:
+        slot.deaths = slot.deaths + 1 if in_a_row else 1
+        pause_s = self._limits.backoff_s * 2 ** (slot.deaths - 1)
+        if slot.deaths > RESTARTS_MAX:
+            slot.down = EngineDownError(f"{self.name}: a worker died {slot.deaths} times in a row, last with {why}")
+            pause_s = self._limits.retry_s
+        slot.start_at_s = now_s + pause_s
+        level = logging.WARNING if slot.down is None else logging.ERROR
+        logger.log(level, "%s: a worker ended with %s; the next starts in %.1f s", self.name, why, pause_s)
+
+    async def _end_all(self) -> None:
+        """End every process: all at once, so that one limit is enough for them all."""
+        for slot in self._slots:
+            if slot.link is not None:
+                slot.link.abort()
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        try:
+            with contextlib.suppress(TimeoutError):  # what has not ended by then is killed
+                async with asyncio.timeout(self._limits.end_s):
+                    for process in processes:
+                        await process.wait()
+        finally:
+            for slot in self._slots:
+                _kill(slot)
+        for process in processes:
+            await process.wait()
 
     def _until_next_s(self) -> float:
-        """Return how long the supervision may sleep: until a worker may start, or until hanging ones are looked for."""
+        """Return how long the supervision may sleep: until a worker may start, or until those that hang are looked for.
+
+        An ended process tells nobody: one that should end is looked at more often.
+        """
         now_s = asyncio.get_running_loop().time()
-        starts = [slot.start_at_s - now_s for slot in self._slots if slot.link is None and slot.given_up is None]
-        return max(0.0, min([TICK_S, self._limits.stall_s, *starts]))
+        starts = [slot.start_at_s - now_s for slot in self._slots if slot.link is None]
+        ending = any(slot.lost_at_s is not None for slot in self._slots)
+        return max(0.0, min([ENDING_TICK_S if ending else TICK_S, self._limits.stall_s, *starts]))
+
+
+def _kill(slot: _Slot) -> None:
+    if slot.process is not None and slot.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            slot.process.kill()
 
 
 def _python_path() -> str:
@@ -335,9 +376,9 @@ class PooledEngine:
         return self._pool.state
 
     @property
-    def healthy(self) -> bool:
-        """Return whether a request would be served now."""
-        return self._pool.healthy
+    def why_down(self) -> str | None:
+        """Return why no worker is up, nor soon will be; None where that is not so."""
+        return self._pool.why_down
 
     @property
     def process_ids(self) -> list[int]:

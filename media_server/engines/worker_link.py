@@ -46,7 +46,8 @@ class WorkerStream:
     @property
     def awaited(self) -> bool:
         """Return whether the worker has work of this stream."""
-        return (self._ended or self._credit_bytes < WINDOW_BYTES) and not self._done
+        over = self._done or self._error is not None
+        return (self._ended or self._credit_bytes < WINDOW_BYTES) and not over
 
     async def send(self, body: bytes) -> None:
         """Send input, waiting while the worker has 64 KiB of it to do.

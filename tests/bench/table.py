@@ -9,28 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from media_server.caller.report import percentiles
 from media_server.config import ROOT
 
 FOLDER = ROOT / "build" / "bench"
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of `values` do not exceed (nearest rank); NaN if there are none."""
-    if not values:
-        return math.nan
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
 def row(name: str, values: Sequence[float], target: str = "") -> dict[str, Any]:
-    """Return a row of percentiles."""
-    return {
-        "": name,
-        "n": len(values),
-        "p50": percentile(values, 0.50),
-        "p95": percentile(values, 0.95),
-        "p99": percentile(values, 0.99),
-        "target": target,
-    }
+    """Return a row of percentiles; NaN if there are no values."""
+    return {"": name, "n": len(values), **percentiles(values or [math.nan]), "target": target}
 
 
 def show(name: str, title: str, rows: Sequence[dict[str, Any]], **more: Any) -> Path:

@@ -22,11 +22,13 @@ class FarEnd:
         greeting: events sent as soon as the channel opens.
         answers: events sent for each command that comes, by the command's type.
         refusal: an HTTP answer instead of a call.
+        prefix: the path that a proxy in front of it strips.
     """
 
     greeting: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refusal: web.Response | None = None
+    prefix: str = ""
     url: str = ""
     commands: list[dict[str, Any]] = field(default_factory=list)
     hung_up: list[str] = field(default_factory=list)
@@ -90,13 +92,13 @@ class FarEnd:
 async def far_end(far: FarEnd) -> AsyncGenerator[FarEnd, None]:
     """Run `far` on a free port of the loopback."""
     app = web.Application()
-    app.router.add_post("/v1/realtime/calls", far.answer_call)
-    app.router.add_post("/v1/realtime/calls/{call_id}/hangup", far.hang_up)
+    app.router.add_post(f"{far.prefix}/v1/realtime/calls", far.answer_call)
+    app.router.add_post(f"{far.prefix}/v1/realtime/calls/{{call_id}}/hangup", far.hang_up)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    far.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    far.url = f"http://127.0.0.1:{runner.addresses[0][1]}{far.prefix}"
     try:
         yield far
     finally:

@@ -87,6 +87,17 @@ async def test_a_greeting_is_heard_before_the_first_word(tmp_path: Path) -> None
 
 
 @pytest.mark.e2e
+async def test_a_turn_whose_reply_failed_is_not_answered(tmp_path: Path) -> None:
+    failed = {"id": "resp_1", "status": "failed", "output": []}
+    async with far_end(FarEnd(answers={"response.create": [{"type": "response.done", "response": failed}]})) as far:
+        args = parse("--url", far.url, "--text", "a latte", "--no-wait-greeting")
+
+        code = await asyncio.to_thread(run_call, args)
+
+    assert code == 1
+
+
+@pytest.mark.e2e
 async def test_ctrl_c_hangs_up_and_still_reports(tmp_path: Path) -> None:
     report_file = tmp_path / "call.json"
     program = "import sys; from tests.caller.test_call import parse, run_call; sys.exit(run_call(parse(*sys.argv[1:])))"
@@ -126,6 +137,29 @@ def test_a_file_that_is_not_there_is_wrong_use(capsys: pytest.CaptureFixture[str
 
     assert code == 2
     assert "nothing.wav: cannot be read as sound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", f"http://{'a' * 64}.example", "http://host:70000", "host:8080", "ftp://host", "http://"]
+)
+def test_an_address_that_can_be_none_is_wrong_use(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--url", url, "--text", "hello")
+
+    assert caught.value.code == 2
+    assert f"argument --url: {url!r} is no address of a server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--out"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_call(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in (tmp_path / "nowhere" / "x", tmp_path):
+        with pytest.raises(SystemExit) as caught:
+            parse("--text", "hello", option, str(place))
+
+        assert caught.value.code == 2
+        assert f"argument {option}: {str(place)!r} cannot be written" in capsys.readouterr().err
 
 
 def test_nothing_to_say_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from media_server.audio.chunk import SPEAKING_HZ, silence
 from media_server.audio.levels import level_dbfs
-from media_server.caller.client import CallClient, is_type
+from media_server.caller.client import CallClient, Received, is_type
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
 from tests.caller.far_end import FarEnd, far_end
 
@@ -50,24 +50,61 @@ async def test_the_way_through_is_timed_step_by_step() -> None:
 async def test_events_and_commands_cross() -> None:
     far = FarEnd(
         greeting=[{"type": "session.created"}],
-        answers={"response.create": [{"type": "response.created"}, {"type": "response.done"}]},
+        answers={"response.create": [{"type": "response.next"}, {"type": "response.last"}]},
     )
 
     async with far_end(far), CallClient(far.url) as client:
         created = await client.wait_for(is_type("session.created"), 2)
         mark = client.n_received
         client.say_in_writing("hello")
-        done = await client.wait_for(is_type("response.done"), 2, after=mark)
-        types = []
-        async for received in client.events():
-            types.append(received.type)
-            if received.type == "response.done":
-                break
+        last = await client.wait_for(is_type("response.last"), 2, after=mark)
 
-    assert types == ["session.created", "response.created", "response.done"]
-    assert created.at_s < done.at_s
+    assert [received.type for received in client.received] == ["session.created", "response.next", "response.last"]
+    assert created.at_s < last.at_s
     assert far.commands[0]["item"]["content"] == [{"type": "input_text", "text": "hello"}]
     assert far.commands[1] == {"type": "response.create"}
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("no JSON", "wanted an object with a type"),
+        ("[" * 60_000, "wanted an object with a type"),
+        ("[]", "wanted an object with a type"),
+        ('{"type": 7}', "wanted an object with a type"),
+        ('{"type": "parley.partial", "tail": ""}', "'parley.partial': stable is missing, wanted a text"),
+    ],
+)
+async def test_a_message_that_is_no_event_is_left_out_and_costs_no_call(
+    message: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with far_end(FarEnd(greeting=[{"type": "session.created"}])) as far, CallClient(far.url) as client:
+        await client.wait_for(is_type("session.created"), 2)
+        far.channels[0].send(message)
+        far.channels[0].send('{"type": "session.updated"}')
+        await client.wait_for(is_type("session.updated"), 2)
+
+    assert [received.type for received in client.received] == ["session.created", "session.updated"]
+    assert caplog.messages == [f"{far.url}: the server sent what cannot be read, it is left out: {why}"]
+
+
+async def test_a_bug_of_whoever_takes_the_events_ends_the_call_and_is_raised_as_it_is() -> None:
+    def fail(received: Received) -> None:
+        raise KeyError(received.type)
+
+    async with far_end(FarEnd(greeting=[{"type": "session.created"}])) as far:
+        with pytest.raises(KeyError, match=r"session\.created"):
+            async with CallClient(far.url, on_event=fail) as client:
+                await client.wait_for(is_type("response.done"), 2)
+
+    assert far.hung_up == ["rtc_1"]
+
+
+async def test_behind_a_proxy_that_strips_a_path_the_call_is_hung_up_under_that_path() -> None:
+    async with far_end(FarEnd(prefix="/voice")) as far, CallClient(far.url):
+        pass
+
+    assert far.hung_up == ["rtc_1"]
 
 
 async def test_waiting_for_what_never_comes_ends_in_time() -> None:
@@ -134,6 +171,13 @@ async def test_a_refusal_is_told_in_the_words_of_the_server() -> None:
     refusal = web.json_response({"error": {"message": "no such key"}}, status=401)
     async with far_end(FarEnd(refusal=refusal)) as far:
         with pytest.raises(ClientError, match="refused the call with 401: no such key"):
+            await CallClient(far.url).__aenter__()
+
+
+@pytest.mark.parametrize("body", [b"hello", b"", b"\xff", b"v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"])
+async def test_an_answer_that_is_no_sdp_is_the_mistake_of_the_server(body: bytes) -> None:
+    async with far_end(FarEnd(refusal=web.Response(body=body))) as far:
+        with pytest.raises(PeerGoneError, match="answered with what is no SDP answer"):
             await CallClient(far.url).__aenter__()
 
 

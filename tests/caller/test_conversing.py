@@ -98,8 +98,21 @@ def test_a_noise_without_a_word_owes_no_reply() -> None:
     assert states == [False, True, False, False, True]
 
 
-def test_a_reply_that_failed_has_been_had() -> None:
-    assert settled_after(created("r1"), done("r1", "failed", [])) == [False, True]
+def test_a_reply_that_failed_has_been_had_but_is_no_answer() -> None:
+    attention = Attention()
+    for event in (created("r1"), done("r1", "failed", [])):
+        attention.tell(event)
+
+    assert (attention.settled, attention.answered) == (True, False)
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_turn_with_one_reply_that_did_not_fail_is_answered(status: str) -> None:
+    attention = Attention()
+    for event in (done("r1", "failed", []), done("r2", status, [])):
+        attention.tell(event)
+
+    assert (attention.settled, attention.answered) == (True, True)
 
 
 @pytest.mark.parametrize(("n_silent", "expected"), [(0, 0), (4800, 4800), (4900, 4800)])

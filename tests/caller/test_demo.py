@@ -1,8 +1,11 @@
 """What the demo needs: a caller's voice, and a server that is ready or says why it is not."""
 
 import argparse
+import asyncio
 import json
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -40,6 +43,32 @@ def test_the_demo_orders_two_coffees(tmp_path: Path) -> None:
     assert "small cappuccino with almond milk" in read_back
     assert "medium mocha with whipped cream" in read_back
     assert all(turn["heard_ms"] < 2000 for turn in report["turns"])
+
+
+@pytest.mark.e2e
+async def test_a_server_ends_with_who_started_it_however_that_ends() -> None:
+    program = """
+import asyncio
+from media_server.caller.demo import running_server
+
+async def main():
+    async with running_server() as url:
+        print(url, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert starter.stdout is not None
+    url = (await starter.stdout.readline()).decode().strip()
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+
+    starter.kill()
+    await starter.wait()
+
+    async with asyncio.timeout(15):
+        assert await reader.read() == b""
+    writer.close()
 
 
 @pytest.mark.e2e

@@ -18,7 +18,6 @@ def test_packets_follow_each_other_without_a_seam() -> None:
     ear.hear(b"\x02", sequence=0, timestamp=0, at_s=1.02)
 
     assert ear.pcm.tolist() == [100] * 320 + [200] * 320
-    assert (ear.n_missing, ear.n_late) == (0, 0)
 
 
 def test_a_missing_packet_leaves_silence_in_its_place() -> None:
@@ -28,16 +27,14 @@ def test_a_missing_packet_leaves_silence_in_its_place() -> None:
     ear.hear(b"\x02", sequence=9, timestamp=2880, at_s=1.04)
 
     assert ear.pcm.tolist() == [100] * 320 + [0] * 320 + [200] * 320
-    assert ear.n_missing == 1
 
 
-def test_late_and_repeated_packets_are_dropped_and_counted() -> None:
+def test_late_and_repeated_packets_are_dropped() -> None:
     ear = Ear(decode)
 
     for sequence in (7, 9, 8, 9):
         ear.hear(b"\x01", sequence=sequence, timestamp=960 * sequence, at_s=1.0)
 
-    assert ear.n_late == 2
     assert len(ear.frames) == 2
 
 

@@ -16,6 +16,7 @@ class Endpoint:
 
     Attributes:
         lines: the server-sent events' data, dicts as JSON.
+        breaks: after the lines, the connection is closed in the middle of the answer.
         stalls: after the lines, nothing more comes, and the connection stays open.
         refuses: answer with a status and a message those requests whose body holds the key; "" is in all of them.
         models: what /models lists; None: it answers 500.
@@ -25,6 +26,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.lines: list[Any] = [text("Hello"), end("stop"), "[DONE]"]
+        self.breaks = False
         self.stalls = False
         self.refuses: dict[str, tuple[int, str]] = {}
         self.models: list[str] | None = ["tiny"]
@@ -53,6 +55,8 @@ class Endpoint:
         for line in self.lines:
             data = line if isinstance(line, str) else json.dumps(line)
             await response.write(f"data: {data}\n\n".encode())
+        if self.breaks and request.transport is not None:
+            request.transport.close()
         if self.stalls:
             try:
                 await asyncio.Event().wait()

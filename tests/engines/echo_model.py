@@ -9,7 +9,8 @@ from media_server.errors import ConfigError, EngineMissingError
 
 
 class EchoModel:
-    """What it is told by `options["load"]`: "" loads, `config` and `missing` say so, `die` ends the process."""
+    """What it is told by `options["load"]`: "" loads, `config` and `missing` say so, `die` ends the process,
+    as long as the file `options["while"]` is there."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         match options.get("load"):
@@ -17,7 +18,7 @@ class EchoModel:
                 raise ConfigError("echo: expected a wall, found none")
             case "missing":
                 raise EngineMissingError("echo: install a wall")
-            case "die":
+            case "die" if os.path.exists(options.get("while", "/")):
                 os._exit(3)
         self.about = {"walls": 4}
         self.closed = 0

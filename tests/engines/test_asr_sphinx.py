@@ -17,9 +17,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import soxr
 
 from media_server.audio.chunk import HEARING_HZ, AudioChunk, Pcm, silence
+from media_server.audio.resample import Resampler
 from media_server.conversation import Transcript
 from media_server.engines.asr_sphinx import SphinxAsr
 from media_server.engines.asr_sphinx_model import CMN, CepstralMean, SphinxStream
@@ -79,7 +79,7 @@ async def synthesise(*texts: str) -> list[Pcm]:
         await tts.load()
         for text in texts:
             pcm = np.concatenate([chunk.pcm async for chunk in tts.speak(text, Voice(speed=0.85))])
-            spoken.append(np.concatenate([silence(4800), soxr.resample(pcm, tts.rate_hz, HEARING_HZ)]))
+            spoken.append(np.concatenate([silence(4800), Resampler(tts.rate_hz, HEARING_HZ).push(pcm, last=True)]))
         await tts.close()
     return spoken
 

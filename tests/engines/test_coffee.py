@@ -11,7 +11,7 @@ import pytest
 
 from media_server.conversation import Item, SpokenMessage
 from media_server.engines.scenario import Scenario, read_scenario
-from media_server.engines.scenario_dialogue import reply_to
+from tests.engines.replying import reply_to
 
 COFFEE = Path(__file__).parents[2] / "config" / "scenarios" / "coffee.toml"
 SPEECH = Path(os.environ.get("PARLEY_SPEECH", Path(__file__).parents[3] / "shared" / "speech"))

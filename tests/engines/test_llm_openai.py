@@ -224,6 +224,35 @@ async def test_what_is_not_json_fails_the_reply(endpoint: Endpoint, llm: Llm) ->
         await collect(llm.reply(REQUEST))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param([1, 2], id="list"),
+        pytest.param("5", id="number"),
+        pytest.param(chunk(choices=["a"]), id="choice"),
+        pytest.param(chunk(choices=7), id="choices"),
+        pytest.param(chunk(choices=[{"index": 0, "delta": "a"}]), id="delta"),
+        pytest.param(chunk(choices=[{"index": 0, "delta": {"content": ["a"]}}]), id="content"),
+        pytest.param(calls({"index": 0, "function": {"name": "lamp", "arguments": {"on": True}}}), id="arguments"),
+        pytest.param(calls({"index": [0], "function": {"name": "lamp"}}), id="index"),
+        pytest.param(chunk(usage={"prompt_tokens": "many"}), id="usage"),
+    ],
+)
+async def test_what_is_no_chunk_fails_the_reply(endpoint: Endpoint, llm: Llm, line: object) -> None:
+    endpoint.lines = [line, end("stop"), "[DONE]"]
+
+    with pytest.raises(EngineError, match="sent what is not a chat completion: found "):
+        await collect(llm.reply(REQUEST))
+
+
+async def test_a_reply_that_breaks_off_says_so(endpoint: Endpoint, llm: Llm) -> None:
+    endpoint.lines = [text("Hello")]
+    endpoint.breaks = True
+
+    with pytest.raises(EngineError, match="broke off within the reply: "):
+        await collect(llm.reply(REQUEST))
+
+
 async def test_a_server_that_never_speaks_is_given_up(endpoint: Endpoint) -> None:
     llm = OpenAiLlm(base_url=endpoint.url, retries=0, first_token_timeout_s=0.02)
     await llm.load()

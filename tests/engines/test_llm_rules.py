@@ -1,5 +1,6 @@
 """The embedded agent as an engine: streaming, cutting, and any words at all."""
 
+import asyncio
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from media_server.conversation import FunctionOutput, Item, SpokenMessage
 from media_server.engines.llm_rules import RulesLlm
 from media_server.engines.protocols import Finished, Llm, LlmRequest, TextDelta
 from media_server.engines.scenario import read_scenario
-from media_server.engines.scenario_dialogue import reply_to
 from media_server.errors import ConfigError, EngineError
+from tests.engines.replying import reply_to
 
 COFFEE = Path(__file__).parents[2] / "config" / "scenarios" / "coffee.toml"
 SCENARIO = read_scenario(COFFEE)
@@ -120,6 +121,31 @@ def test_what_is_neither_said_nor_heard_changes_nothing() -> None:
     system = SpokenMessage(id="s", role="system", modality="text", written="a small mocha")
 
     assert reply_to(SCENARIO, (system, tool, ORDERED)) == reply_to(SCENARIO, (ORDERED,))
+
+
+async def test_a_conversation_without_end_lets_others_work_while_it_is_replayed() -> None:
+    llm = await load()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    async with aclosing(llm.reply(LlmRequest(items=(caller("a large latte please " * 40),) * 200))) as deltas:
+        await anext(deltas)
+    turns_before_the_first_word = turns
+    counting.cancel()
+    await asyncio.wait([counting])
+
+    assert turns_before_the_first_word > 3
+
+
+def test_a_question_is_found_at_the_end_of_a_text_of_any_length() -> None:
+    assert SCENARIO.find_question("what can i get you? " + "x " * 500) is None
+    assert SCENARIO.find_question("x " * 30_000 + ". What can I get you") == "start"
 
 
 async def test_an_engine_that_is_not_loaded_says_so() -> None:

@@ -172,7 +172,7 @@ async def test_a_killed_worker_costs_its_replies_and_the_next_is_spoken() -> Non
             await speak(tts, "Hello.")
 
         assert await speak(tts, "Hello.")
-        assert tts.healthy
+        assert tts.state == "up"
 
 
 def test_a_cut_stops_the_cutter() -> None:

@@ -93,7 +93,7 @@ async def speak(tts: Tts, text: str, voice: Voice = VOICE) -> list[int]:
 async def test_a_text_becomes_chunks_of_sound(tmp_path: Path) -> None:
     async with running(PiperTts(model=write_voice(tmp_path))) as tts:
         assert tts.rate_hz == RATE_HZ
-        assert tts.healthy
+        assert tts.state == "up"
         # 3 letters at the voice's own scale of 2: 600 ms in three pieces; then 1 letter: 200 ms.
         assert await speak(tts, "Yes. I.") == [3200, 3200, 3200, 3200]
         assert await speak(tts, "") == []

@@ -1,5 +1,6 @@
 """Silero VAD hears real speech where it is, and nothing else."""
 
+import asyncio
 import json
 import os
 import sys
@@ -134,6 +135,30 @@ async def test_two_calls_at_a_time_hear_what_each_would_hear_alone(vad: Vad) -> 
     assert alone[0] != alone[1]
 
 
+@needs_speech
+async def test_windows_of_many_calls_that_come_together_give_what_each_gives_alone(vad: Vad) -> None:
+    sounds = [read_clip(clip["file"])[: 40 * WINDOW_SAMPLES] for clip in clips("ljspeech", "commands")[:20]]
+    sounds = [np.pad(pcm, (0, 40 * WINDOW_SAMPLES - len(pcm))) for pcm in sounds]
+
+    alone = [await listen(vad.open(), pcm) for pcm in sounds]
+    together = await asyncio.gather(*(listen(vad.open(), pcm) for pcm in sounds))
+
+    assert together == alone
+
+
+async def test_a_call_that_ends_while_its_window_waits_takes_no_other_with_it(vad: Vad) -> None:
+    windows = [noise(0.032, 2000)] * 20
+    streams = [vad.open() for _ in windows]
+    tasks = [asyncio.create_task(stream.probability(pcm)) for stream, pcm in zip(streams, windows, strict=True)]
+    await asyncio.sleep(0)
+
+    tasks[-1].cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert isinstance(answers[-1], asyncio.CancelledError)
+    assert all(isinstance(answer, float) for answer in answers[:-1])
+
+
 async def test_a_stream_remembers_what_it_heard_before(vad: Vad) -> None:
     stream = vad.open()
     window = noise(0.032, 2000)
@@ -166,7 +191,7 @@ async def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "silero_vad.onnx"
     path.write_bytes(b"not a network")
 
-    with pytest.raises(EngineMissingError, match="not a file that ONNX Runtime can read"):
+    with pytest.raises(EngineMissingError, match="not a file that ONNX can read"):
         await SileroVad(model=path).load()
 
 

@@ -2,20 +2,22 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
-from media_server.engines.worker import DEATHS_MAX, Limits, WorkerPool
+from media_server.engines.worker import RESTARTS_MAX, Limits, WorkerPool
 from media_server.engines.worker_child import HEADER, WINDOW_BYTES, Frame, Kind, pack, take_frames
-from media_server.engines.worker_link import WorkerStream
+from media_server.engines.worker_link import Link, WorkerStream
 from media_server.errors import ConfigError, EngineDownError, EngineError, EngineMissingError
 
 ECHO = "tests.engines.echo_model:EchoModel"
@@ -91,7 +93,6 @@ async def test_what_the_model_says_of_itself_is_known_after_load() -> None:
     async with running(echo_pool()) as pool:
         assert pool.about == {"walls": 4}
         assert pool.state == "up"
-        assert pool.healthy
 
 
 async def test_many_streams_share_a_worker() -> None:
@@ -147,16 +148,104 @@ async def test_a_killed_worker_costs_its_streams_and_the_next_request_is_served(
         assert (await echo(pool))["heard_bytes"] == 5
 
 
-async def test_after_five_deaths_in_a_row_the_pool_is_down() -> None:
+async def test_when_the_fifth_restart_in_a_row_has_died_the_pool_is_down() -> None:
     async with running(echo_pool()) as pool:
-        for _ in range(DEATHS_MAX):
+        for _ in range(1 + RESTARTS_MAX):
             with pytest.raises(EngineError, match="the worker ended"):
                 await echo(pool, do="die")
 
-        with pytest.raises(EngineDownError, match="died 5 times in a row"):
+        with pytest.raises(EngineDownError, match="died 6 times in a row, last with status 3"):
             await echo(pool)
         assert pool.state == "down"
-        assert not pool.healthy
+
+
+async def test_a_pool_that_is_down_is_tried_again_and_serves(tmp_path: Path) -> None:
+    die = tmp_path / "die"
+    die.touch()
+    pool = echo_pool({"load": "die", "while": str(die)}, limits=Limits(backoff_s=0.001, retry_s=0.001))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pool.run())
+        with pytest.raises(EngineDownError):
+            await pool.load()
+
+        die.unlink()
+        async with asyncio.timeout(10):
+            while pool.state != "up":  # noqa: ASYNC110 - a pool that is down has no waiters
+                await asyncio.sleep(0)
+
+        assert (await echo(pool))["heard_bytes"] == 5
+        assert pool.why_down is None
+        await pool.close()
+
+
+async def test_a_machine_without_room_for_a_worker_costs_deaths_and_not_the_supervision() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    pool = echo_pool(limits=Limits(backoff_s=0.001, retry_s=0.001))
+    async with asyncio.TaskGroup() as tasks:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            tasks.create_task(pool.run())
+            with pytest.raises(EngineDownError, match=r"died 6 times in a row, last with .*Too many open files"):
+                await pool.load()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        async with asyncio.timeout(10):
+            while pool.state != "up":  # noqa: ASYNC110 - a pool that is down has no waiters
+                await asyncio.sleep(0)
+
+        await pool.close()
+
+
+@asynccontextmanager
+async def deaf(pool: WorkerPool) -> AsyncGenerator[int, None]:
+    """Lose a worker that does not see that its socket is closed; give the process's id."""
+    (process_id, *_) = pool.process_ids
+    os.kill(process_id, signal.SIGSTOP)
+    async with pool.open({}) as stream:
+        stream._link.abort()
+        while process_id in pool.process_ids:  # noqa: ASYNC110 - the loss of a socket has no event here
+            await asyncio.sleep(0)
+        yield process_id
+
+
+async def test_a_worker_that_does_not_end_holds_up_no_other() -> None:
+    async with running(echo_pool(count=2, limits=Limits(backoff_s=0.001, end_s=60))) as pool, deaf(pool) as deaf_id:
+        (other_id,) = pool.process_ids
+        os.kill(other_id, signal.SIGKILL)
+        while other_id in pool.process_ids:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+        assert (await echo(pool))["heard_bytes"] == 5
+        os.kill(deaf_id, signal.SIGKILL)  # it was still there
+
+
+async def test_a_worker_that_does_not_end_is_killed_and_the_next_one_serves() -> None:
+    async with running(echo_pool(limits=Limits(backoff_s=0.001, end_s=0.05))) as pool, deaf(pool) as deaf_id:
+        assert (await echo(pool))["heard_bytes"] == 5
+        with pytest.raises(ProcessLookupError):
+            os.kill(deaf_id, 0)
+
+
+async def test_cancelled_while_a_worker_does_not_end_the_pool_kills_it() -> None:
+    pool = echo_pool(limits=Limits(end_s=0.05))
+    async with asyncio.TaskGroup() as tasks:
+        run = tasks.create_task(pool.run())
+        await pool.load()
+        async with deaf(pool) as deaf_id:
+            run.cancel()
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(deaf_id, 0)
+
+
+def test_a_stream_that_has_failed_is_no_work_that_a_worker_owes() -> None:
+    async def failed() -> Link:
+        link = Link(asyncio.Event())
+        link.open(1, {}).end()
+        link.data_received(pack(1, Kind.ERROR, {"message": "the wall has a crack"}))
+        return link
+
+    assert not asyncio.run(failed()).busy
 
 
 async def test_a_request_that_waits_while_the_pool_goes_down_is_told() -> None:
@@ -164,7 +253,7 @@ async def test_a_request_that_waits_while_the_pool_goes_down_is_told() -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pool.run())
 
-        with pytest.raises(EngineDownError, match="died 5 times in a row"):
+        with pytest.raises(EngineDownError, match="died 6 times in a row"):
             await echo(pool)
 
         await pool.close()
@@ -172,7 +261,7 @@ async def test_a_request_that_waits_while_the_pool_goes_down_is_told() -> None:
 
 async def test_a_finished_stream_ends_the_row_of_deaths() -> None:
     async with running(echo_pool()) as pool:
-        for deaths in (DEATHS_MAX - 1, 1):
+        for deaths in (RESTARTS_MAX, 1):
             for _ in range(deaths):
                 with pytest.raises(EngineError):
                     await echo(pool, do="die")
@@ -188,9 +277,9 @@ async def test_the_pauses_between_the_starts_double(caplog: pytest.LogCaptureFix
         async with running(pool):
             pass
 
-    assert caught.group_contains(EngineDownError, match="died 5 times in a row, last with 3")
+    assert caught.group_contains(EngineDownError, match="died 6 times in a row, last with status 3")
     pauses = [record.args[2] for record in caplog.records if isinstance(record.args, tuple) and len(record.args) == 3]
-    assert pauses == [0.002, 0.004, 0.008, 0.016]
+    assert pauses == [0.002, 0.004, 0.008, 0.016, 0.032, 60.0]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +296,17 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_is_not_tried_again(
             pass
 
     assert caught.group_contains(error, match=message)
+
+
+async def test_a_request_to_a_model_that_could_not_be_loaded_is_told_why() -> None:
+    pool = echo_pool({"load": "missing"})
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pool.run())
+
+        with pytest.raises(EngineDownError, match="install a wall"):
+            await echo(pool)
+
+        await pool.close()
 
 
 async def test_a_library_that_is_not_there_is_named() -> None:
@@ -332,6 +432,8 @@ def test_a_worker_ends_with_its_parent_and_leaves_interrupts_to_it() -> None:
 def test_uvloop_serves_as_well() -> None:
     async def serve() -> dict[str, Any]:
         async with running(echo_pool()) as pool:
+            with pytest.raises(EngineError, match="the worker ended"):
+                await echo(pool, do="die")
             return await echo(pool)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -34,6 +34,7 @@ class ScriptedEngines:
         self.tts: Tts = ScriptedTts()
         self.loading = asyncio.Event()
         self.closed = False
+        self.tasks_at_the_end: set[str] = set()
         self._state = state
         self._failure = failure
 
@@ -43,6 +44,7 @@ class ScriptedEngines:
             await asyncio.get_running_loop().create_future()
         finally:
             self.closed = True
+            self.tasks_at_the_end = {task.get_name() for task in asyncio.all_tasks()}
 
     async def load(self) -> None:
         """Wait until loading is let go on; then become ready, or fail as scripted."""

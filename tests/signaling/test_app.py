@@ -140,6 +140,16 @@ async def test_both_signals_end_it(number: signal.Signals) -> None:
             await serving
 
 
+async def test_the_calls_end_before_the_engines() -> None:
+    engines = ScriptedEngines(state="warming")
+    engines.loading.set()
+    async with process(engines) as (said, _):
+        await said.url("ready for calls")
+
+    assert "engines" in engines.tasks_at_the_end
+    assert "calls" not in engines.tasks_at_the_end
+
+
 @pytest.mark.e2e
 async def test_a_signal_hangs_up_the_calls() -> None:
     engines = ScriptedEngines(state="warming")
@@ -166,6 +176,7 @@ async def test_a_signal_hangs_up_the_calls() -> None:
             await closed.wait()
 
     assert said.lines[-1] == "stopping, 1 calls are hung up"
+    assert not [name for name in engines.tasks_at_the_end if name.startswith("call")]
     await caller.close()
 
 

@@ -36,6 +36,16 @@ async def test_a_server_that_takes_no_calls_is_not_healthy(state: str, status: s
         assert (body["status"], body["engines"]["asr"]) == (status, state)
 
 
+async def test_a_server_that_stops_says_so() -> None:
+    async with front_door() as (client, house):
+        house.stopping.set()
+
+        response = await client.get("/health")
+
+        assert response.status == 503
+        assert (await response.json())["status"] == "stopping"
+
+
 async def test_the_figures_are_shown_to_prometheus() -> None:
     async with front_door() as (client, house):
         house.metrics.count("calls_total", 3)

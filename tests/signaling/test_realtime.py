@@ -24,6 +24,11 @@ def form(**parts: str) -> aiohttp.MultipartWriter:
     return writer
 
 
+def part(name: str, text: str) -> str:
+    """Return one part of a form with the boundary `x`, as it stands in the body."""
+    return f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+
+
 async def error_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Return the error in an answer; it must be the only thing there."""
     body = await response.json()
@@ -80,6 +85,46 @@ async def test_a_form_with_file_names_is_taken_too() -> None:
         assert response.status == 201
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("preamble\r\n" + part("sdp", CHROMIUM) + "--x--\r\nepilogue", id="with-words-around"),
+        pytest.param(part("sdp", CHROMIUM).replace('"', "") + "--x--", id="without-quotes"),
+        pytest.param(part("sdp", CHROMIUM) + part("sdp", "v=0") + "--x--", id="twice"),
+    ],
+)
+async def test_a_form_may_look_odd(body: str) -> None:
+    async with front_door(peer=FakePeer) as (client, _):
+        headers = {"Content-Type": 'multipart/form-data; charset=utf-8; boundary="x"'}
+
+        response = await client.post(realtime.CALLS, data=body.encode(), headers=headers)
+
+        assert response.status == 201
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(part("sdp", CHROMIUM), id="torn-off"),
+        pytest.param("--x\r\n\r\n--x" * 3_000 + "--", id="empty-parts"),
+        pytest.param(part("a", "") * 9 + part("sdp", CHROMIUM) + "--x--", id="many-parts"),
+        pytest.param(part("sdp", CHROMIUM).replace("; name", ";a" * 15_000 + "; name") + "--x--", id="long-head"),
+        pytest.param(part("sdp", CHROMIUM).replace("name=", "") + "--x--", id="no-name"),
+        pytest.param("--x\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n" * 500 + "--x--", id="nested"),
+        pytest.param("--x\r\nContent-Disposition: form-data; name*=\r\n\r\n\r\n--x--", id="half-a-parameter"),
+        pytest.param("--x\r\nContent-Disposition: form-data; name=" + "a " * 9_000 + "\r\n\r\n\r\n--x--", id="words"),
+    ],
+)
+async def test_a_form_that_no_client_would_send_is_a_bad_request(body: str) -> None:
+    async with front_door(peer=FakePeer) as (client, _):
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+
+        response = await client.post(realtime.CALLS, data=body.encode(), headers=headers)
+
+        assert response.status == 400
+        assert (await error_of(response))["type"] == "invalid_request_error"
+
+
 @pytest.mark.parametrize(("method", "ending", "status"), [("POST", "/hangup", 200), ("DELETE", "", 204)])
 async def test_a_hang_up_ends_the_call(method: str, ending: str, status: int) -> None:
     peer = FakePeer()
@@ -134,7 +179,9 @@ async def test_what_cannot_be_a_call_is_told_so(body: bytes, content_type: str, 
         assert house.manager.calls == 0
 
 
-@pytest.mark.parametrize("session", ["", "[]", "nonsense", '{"type": "realtime", "audio": 3}', "[" * 30_000])
+@pytest.mark.parametrize(
+    "session", ["", "[]", "nonsense", '{"type": "realtime", "audio": 3}', "[" * 30_000, '{"instructions": "\\u0000"}']
+)
 async def test_a_session_that_cannot_be_is_a_bad_request(session: str) -> None:
     async with front_door(peer=FakePeer) as (client, house):
         response = await client.post(realtime.CALLS, data=form(sdp=CHROMIUM, session=session))
@@ -164,6 +211,37 @@ async def test_while_an_engine_is_not_ready_no_call_is_taken(state: str) -> None
         error = await error_of(response)
         assert error["code"] == "not_ready"
         assert "worker" not in error["message"]
+        assert house.manager.calls == 0
+
+
+async def test_readiness_is_looked_at_before_the_body() -> None:
+    async with front_door(ScriptedEngines(state="warming"), peer=FakePeer) as (client, _):
+        response = await client.post(realtime.CALLS, data=b"hello", headers=SDP)
+
+        assert response.status == 503
+
+
+async def test_a_server_that_stops_takes_no_call() -> None:
+    async with front_door(peer=FakePeer) as (client, house):
+        house.stopping.set()
+
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "5"
+        assert (await error_of(response))["message"] == "the server is stopping"
+
+
+async def test_a_call_that_was_being_answered_when_the_server_stopped_is_refused() -> None:
+    class SlowPeer(FakePeer):
+        async def answer(self, offer_sdp: str) -> str:
+            house.stopping.set()
+            return await super().answer(offer_sdp)
+
+    async with front_door(peer=SlowPeer) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 503
         assert house.manager.calls == 0
 
 

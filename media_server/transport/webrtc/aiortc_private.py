@@ -6,6 +6,7 @@
     ready packets out, no track, no encoder, no task    RTCRtpSender._run_rtp, .__packet_count, .__ntp_timestamp, ...
     one codec in the answer, with parameters            RTCRtpTransceiver._codecs
     candidates on our own addresses, loopback as well   aioice Connection.get_component_candidates, ._local_candidates
+    its connecting tasks in our hands                   RTCPeerConnection.__connect
     sockets closed for certain                          aioice Connection._protocols
 
 `tests/transport/webrtc/test_aiortc_private.py` fails when one of them changes its shape. aiortc's reports (RTCP) and
@@ -14,7 +15,7 @@ statistics stay aiortc's.
 
 import asyncio
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import aioice.ice
@@ -44,7 +45,7 @@ AIORTC_ERRORS: tuple[type[Exception], ...] = (
 """What aiortc may raise on a bad description and on closing; it has no error of its own for most of it."""
 
 _MAX_SOURCES = 4
-"""More streams than this in one call are an attack: each would cost memory and a report."""
+"""Of more streams than this in one call the oldest is forgotten: each costs memory and a report."""
 
 _RTP_FIXED = struct.Struct("!BBHLL")  # RFC 3550 section 5.1, the first 12 bytes
 _WILDCARDS = ("0.0.0.0", "::")
@@ -80,8 +81,9 @@ class RtpReceiver(RTCRtpReceiver):
         streams = private._RTCRtpReceiver__remote_streams
         if packet.ssrc not in streams:
             if len(streams) >= _MAX_SOURCES:
-                self.transport._rtp_router.ssrc_table.pop(packet.ssrc, None)
-                return
+                oldest = next(iter(streams))
+                del streams[oldest]
+                self.transport._rtp_router.ssrc_table.pop(oldest, None)
             streams[packet.ssrc] = StreamStatistics(codec.clockRate)
         streams[packet.ssrc].add(packet)
         self._on_packet(packet)
@@ -102,7 +104,6 @@ class RtpSender(RTCRtpSender):
         self._timestamp = random32()
         self._extensions = b""
         self.ready = False
-        self.sent = 0
 
     @property
     def rtt_ms(self) -> float | None:
@@ -111,7 +112,7 @@ class RtpSender(RTCRtpSender):
         rtt_s: float | None = private._RTCRtpSender__rtt
         return None if rtt_s is None else max(0.0, rtt_s * 1000)
 
-    async def send_packet(self, payload: bytes, n_ticks: int, *, marker: bool) -> None:
+    def send_packet(self, payload: bytes, n_ticks: int, *, marker: bool) -> None:
         """Send one packet; the timestamp of the next lies `n_ticks` later. Does nothing before `ready`.
 
         Raises:
@@ -123,7 +124,7 @@ class RtpSender(RTCRtpSender):
         header = _RTP_FIXED.pack(
             first_byte, marker << 7 | self._payload_type, self._sequence_number, self._timestamp, self._ssrc
         )
-        await self.transport._send_rtp(header + self._extensions + payload)
+        _run_through(self.transport._send_rtp(header + self._extensions + payload))
         private: Any = self
         private._RTCRtpSender__ntp_timestamp = clock.current_ntp_time()
         private._RTCRtpSender__rtp_timestamp = self._timestamp
@@ -131,7 +132,6 @@ class RtpSender(RTCRtpSender):
         private._RTCRtpSender__packet_count += 1
         self._sequence_number = (self._sequence_number + 1) % (1 << 16)
         self._timestamp = (self._timestamp + n_ticks) % (1 << 32)
-        self.sent += 1
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         # aiortc starts this when the connection stands, and `stop` cancels it and waits for the second event.
@@ -151,6 +151,15 @@ class RtpSender(RTCRtpSender):
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         self._on_heard()
         await super()._handle_rtcp_packet(packet)
+
+
+def _run_through(sending: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine of aiortc that never waits, without a task. One that would wait after all loses its packet."""
+    try:
+        sending.send(None)
+    except StopIteration:
+        return
+    sending.close()
 
 
 def take_over(
@@ -219,6 +228,33 @@ async def gather_on(transceiver: RTCRtpTransceiver, addresses: Sequence[str]) ->
     connection._local_candidates += await connection.get_component_candidates(component=1, addresses=list(addresses))
     connection._local_candidates_end = True
     return len(connection._local_candidates)
+
+
+def hold_connecting(pc: RTCPeerConnection) -> list[asyncio.Task[None]]:
+    """Return a list that will hold the tasks in which a fresh `pc` connects, for `end_connecting`.
+
+    aiortc keeps none of them. One that still runs when its connection is closed goes on: it asks for consent, sends and
+    receives for ever.
+    """
+    private: Any = pc
+    connect = private._RTCPeerConnection__connect
+    tasks: list[asyncio.Task[None]] = []
+
+    def begin() -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(connect(), name="connect")
+        tasks.append(task)
+        return task
+
+    private._RTCPeerConnection__connect = begin
+    return tasks
+
+
+async def end_connecting(tasks: list[asyncio.Task[None]]) -> None:
+    """End the tasks of `hold_connecting`. To be called before `pc.close()`."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def close_sockets(pc: RTCPeerConnection) -> None:

@@ -50,7 +50,12 @@ class DataChannel:
         channel.on("message", self._on_message)
         channel.on("open", self._flush)
         channel.on("bufferedamountlow", self._flush)
-        channel.on("close", self._on_close)
+        channel.on("close", self._end)
+
+    @property
+    def closed(self) -> bool:
+        """Return whether one side has closed the channel."""
+        return self._closed
 
     async def commands(self) -> AsyncGenerator[Command, None]:
         """Yield commands until the far end is gone. One reader."""
@@ -76,12 +81,7 @@ class DataChannel:
 
     async def close(self) -> None:
         """End the channel. Safe to call twice."""
-        if not self._closed:
-            self._end()
-            try:
-                self._channel.close()
-            except AIORTC_ERRORS as error:
-                logger.warning("closing a data channel failed: %s: %s", type(error).__name__, error)
+        self._shut()
 
     # --- what comes ---
 
@@ -103,8 +103,14 @@ class DataChannel:
         self._commands.append(command)
         self._wake()
 
-    def _on_close(self) -> None:
+    def _shut(self) -> None:
+        if self._closed:
+            return
         self._end()
+        try:
+            self._channel.close()
+        except AIORTC_ERRORS as error:
+            logger.warning("closing a data channel failed: %s: %s", type(error).__name__, error)
 
     def _end(self) -> None:
         self._closed = True
@@ -150,8 +156,7 @@ class DataChannel:
                 self._waiting.append(event)
         if len(self._waiting) > MAX_WAITING_EVENTS:
             logger.warning("a data channel is closed: its peer let %d events wait", len(self._waiting))
-            self._end()
-            self._channel.close()
+            self._shut()
 
     def _find(self, event: Event) -> int | None:
         """Return where an event waits that this one can be joined with, or that it makes old."""

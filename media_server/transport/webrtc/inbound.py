@@ -107,19 +107,19 @@ DECODERS: dict[str, Callable[[], SoundDecoder]] = {
 class Inbound:
     """The ear's side of a connection."""
 
-    def __init__(self, decoder: SoundDecoder, sound_in: LiveQueue, *, reorder_ms: int, started_s: float) -> None:
+    def __init__(self, decoder: SoundDecoder, sound_in: LiveQueue, *, wait_limit_ms: int, started_s: float) -> None:
         """Start to hear.
 
         Args:
             decoder: of the codec that was agreed on.
             sound_in: where the sound goes.
-            reorder_ms: how long a missing packet is waited for.
+            wait_limit_ms: how long a missing packet is waited for at most.
             started_s: now, on the clock of `receive` and `advance`.
         """
         self._decoder = decoder
         self._sound_in = sound_in
         self._buffer = JitterBuffer(
-            clock_hz=decoder.clock_hz, reorder_ms=reorder_ms, ticks_of=decoder.ticks, started_s=started_s
+            clock_hz=decoder.clock_hz, wait_limit_ms=wait_limit_ms, ticks_of=decoder.ticks, started_s=started_s
         )
         self._pts = 0
         self._quiet_ms = 0.0

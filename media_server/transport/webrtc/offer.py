@@ -32,7 +32,11 @@ _DYNAMIC_TYPES = range(96, 128)
 _AUDIO_PROFILES = {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/TLS/RTP/SAVPF", "RTP/SAVPF"}
 _DATA_PROFILES = {"UDP/DTLS/SCTP", "TCP/DTLS/SCTP"}
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
-_DEFAULT_MESSAGE_BYTES = 65_536  # RFC 8841 section 6.1: what holds without a=max-message-size
+_DEFAULT_MESSAGE_BYTES = 65_536  # RFC 8841 section 6.1: what holds without a=max-message-size; 0 means no limit
+_MIN_MESSAGE_BYTES = 16_384
+"""An event goes out whole or not at all, and `session.updated` or `response.done` have 2 to 10 kB. RFC 8831 section 6.6
+names 16 kB as what all can take."""
+
 
 _LINE = re.compile(r"([a-z])=(.*)", re.ASCII)
 _MEDIA = re.compile(r"([a-z]+) [0-9]{1,5}(?:/[0-9]{1,5})? ([A-Za-z0-9/]+)((?: [A-Za-z0-9_.-]+)+)", re.ASCII)
@@ -259,6 +263,8 @@ def _data_lines(media: _Media) -> list[str]:
     text = media.first("max-message-size") or str(_DEFAULT_MESSAGE_BYTES)
     if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
         raise _malformed(f"{media.name}: max-message-size {_cut(text)}, wanted a number of bytes")
+    if 0 < int(text) < _MIN_MESSAGE_BYTES:
+        raise _refused(f"{media.name}: max-message-size {text}, wanted at least {_MIN_MESSAGE_BYTES}, or 0: no limit")
     return [
         f"m=application 9 {media.profile} webrtc-datachannel",
         f"a=sctp-port:{int(port)}",

@@ -1,31 +1,82 @@
-"""When the next packet is due: every 20 ms on a grid, so that lateness never adds up.
+"""When packets are due: one timer for all calls of a process, every 5 ms, and each call every fourth time.
 
-After a stall the grid starts anew: what was missed is not sent in a burst.
+    phase     0    1    2    3    0    1 ...
+    ms        0    5   10   15   20   25
+
+A call stands in one phase; a new one goes to the phase with the fewest, so that a tick never has more than a quarter
+of the calls to serve and the loop is not held for longer than that takes. Deadlines lie on a grid, so that lateness
+never adds up. After a stall the grid starts anew: what was missed is not sent in a burst.
 """
 
-STALL_PERIODS = 2
-"""So many periods late is a stall; less is made up for, packet by packet."""
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+from media_server.audio.chunk import FRAME_MS
+from media_server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+PHASES = 4
+TICK_S = FRAME_MS / 1000 / PHASES
+
+STALL_TICKS = 2 * PHASES
+"""So many ticks late is a stall; less is made up for, tick by tick."""
+
+Beat: TypeAlias = Callable[[float], None]
+"""Serves one call; is given the time on the loop's clock. What it raises ends its own beats, and nobody else's."""
 
 
-class Pacer:
-    """A grid of deadlines. Time is passed in."""
+class Pacing:
+    """The timer."""
 
-    def __init__(self, period_s: float, now_s: float) -> None:
-        """Start a grid whose first deadline is `now_s`."""
-        self._period_s = period_s
-        self._due_s = now_s
+    def __init__(self, metrics: Metrics) -> None:
+        """`metrics`: told how late packets go out."""
+        self._metrics = metrics
+        self._phases: tuple[dict[Beat, asyncio.Future[None]], ...] = tuple({} for _ in range(PHASES))
 
-    def wait_s(self, now_s: float) -> float:
-        """Return how long it is until the next deadline; 0 if it has passed."""
-        return max(0.0, self._due_s - now_s)
+    @property
+    def beats(self) -> int:
+        """Return how many calls are served."""
+        return sum(len(phase) for phase in self._phases)
 
-    def tick(self, now_s: float) -> float:
-        """Say that the deadline was met at `now_s`, and return how many seconds late that was.
+    async def keep(self, beat: Beat) -> None:
+        """Have `beat` called every 20 ms until it raises, and raise that. Ends at once when cancelled."""
+        phase = min(self._phases, key=len)
+        phase[beat] = failed = asyncio.get_running_loop().create_future()
+        try:
+            await failed
+        finally:
+            phase.pop(beat, None)
 
-        The next deadline lies on the grid, or on a new grid after a stall.
-        """
-        late_s = now_s - self._due_s
-        if late_s > STALL_PERIODS * self._period_s:
-            self._due_s = now_s
-        self._due_s += self._period_s
-        return max(0.0, late_s)
+    async def run(self) -> None:
+        """Keep time until cancelled."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
+        tick = 0
+        while True:
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+            now_s = loop.time()
+            late_s = max(0.0, now_s - due_s)
+            if late_s > STALL_TICKS * TICK_S:
+                logger.warning("the event loop stood still for %.0f ms", late_s * 1000)
+                self._metrics.observe("frame_late_ms", late_s * 1000, self.beats)
+                missed = int(late_s / TICK_S)
+                due_s += missed * TICK_S
+                tick += missed
+            self._serve(self._phases[tick % PHASES], now_s, max(0.0, now_s - due_s))
+            due_s += TICK_S
+            tick += 1
+
+    def _serve(self, phase: dict[Beat, asyncio.Future[None]], now_s: float, late_s: float) -> None:
+        if phase:
+            self._metrics.observe("frame_late_ms", late_s * 1000, len(phase))
+        for beat, failed in tuple(phase.items()):
+            try:
+                beat(now_s)
+            except Exception as error:
+                # What ends one call is that call's alone; `keep` raises it there.
+                phase.pop(beat, None)
+                if not failed.done():
+                    failed.set_exception(error)

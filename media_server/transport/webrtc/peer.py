@@ -4,7 +4,8 @@
                                           |             '-- the peer closed, or is silent for `gone_after_s`
                                           '-- not connected within `connect_timeout_s`
 
-One beat of 20 ms does it all: a packet goes out, the ear's clock advances, and we look whether the peer is there.
+One beat of 20 ms does it all (pacing.py): a packet goes out, the ear's clock advances, and we look whether the peer is
+there.
 """
 
 import asyncio
@@ -15,26 +16,26 @@ from typing import Any
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtp import RtpPacket
 
-from media_server.audio.chunk import FRAME_MS
 from media_server.audio.jitter import JitterCounts, RtpSound
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, PeerGoneError
 from media_server.events import Channel, Wire
-from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
     addresses_for,
     choose_codec,
     close_sockets,
+    end_connecting,
     gather_on,
+    hold_connecting,
     take_over,
 )
 from media_server.transport.webrtc.data_channel import DataChannel
 from media_server.transport.webrtc.inbound import DECODERS, Inbound
 from media_server.transport.webrtc.outbound import ENCODERS, FRAME_SAMPLES, Outbound
-from media_server.transport.webrtc.pacing import Pacer
+from media_server.transport.webrtc.pacing import Pacing
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class WebRtcPeer:
         bind_host: str,
         wire: Callable[[], Wire],
         on_channel: Callable[[Channel], None],
-        metrics: Metrics,
+        pacing: Pacing,
     ) -> None:
         """Make a connection that waits for its offer. To be called on the event loop.
 
@@ -73,17 +74,18 @@ class WebRtcPeer:
             bind_host: the address that HTTP binds to; media binds to the same.
             wire: makes the wire of a data channel.
             on_channel: told of the data channel `oai-events` when the peer opens it.
-            metrics: told how late packets go out.
+            pacing: the timer of the process.
         """
         self._config = config
         self._bind_host = bind_host
         self._wire = wire
         self._on_channel = on_channel
-        self._metrics = metrics
+        self._pacing = pacing
         self._loop = asyncio.get_running_loop()
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._pc.on("connectionstatechange", self._on_state)
         self._pc.on("datachannel", self._on_data_channel)
+        self._connecting = hold_connecting(self._pc)
         self._transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
         _, self._sender = take_over(self._transceiver, self._on_packet, self._on_heard)
         self._codec = "opus"
@@ -98,11 +100,6 @@ class WebRtcPeer:
     def rtt_ms(self) -> float | None:
         """Return the round-trip time as the peer's reports tell it; None while there were none."""
         return self._sender.rtt_ms
-
-    @property
-    def packets_sent(self) -> int:
-        """Return how many RTP packets went out."""
-        return self._sender.sent
 
     async def answer(self, offer_sdp: str) -> str:
         """Return the answer to an offer (validated before), with all candidates in it.
@@ -142,6 +139,7 @@ class WebRtcPeer:
             await self._channel.close()
         try:
             async with asyncio.timeout(_CLOSE_LIMIT_S):
+                await end_connecting(self._connecting)
                 await self._pc.close()
         except AIORTC_ERRORS as error:  # TimeoutError is an OSError
             logger.warning("closing a peer connection failed: %s: %s", type(error).__name__, error)
@@ -175,25 +173,25 @@ class WebRtcPeer:
         started_s = self._loop.time()
         self._heard_s = started_s
         self._inbound = Inbound(
-            DECODERS[self._codec](), sound_in, reorder_ms=self._config.reorder_ms, started_s=started_s
+            DECODERS[self._codec](), sound_in, wait_limit_ms=self._config.wait_limit_ms, started_s=started_s
         )
         self.counts = self._inbound.counts
         outbound = Outbound(ENCODERS[self._codec](self._config))
         sends = self._transceiver.currentDirection in _SENDS
-        pacer = Pacer(FRAME_MS / 1000, started_s)
-        while True:
-            await asyncio.sleep(pacer.wait_s(self._loop.time()))
-            now_s = self._loop.time()
-            self._metrics.observe("frame_late_ms", pacer.tick(now_s) * 1000)
+        inbound = self._inbound
+
+        def beat(now_s: float) -> None:
             self._check_open()
             self._check_heard(now_s)
+            inbound.advance(now_s)
             if self._sender.ready or not sends:
                 out = outbound.packet(playout.read(FRAME_SAMPLES))
                 try:
-                    await self._sender.send_packet(out.payload, out.n_ticks, marker=out.onset)
+                    self._sender.send_packet(out.payload, out.n_ticks, marker=out.onset)
                 except ConnectionError:
                     raise PeerGoneError("the connection was lost") from None
-            self._inbound.advance(now_s)
+
+        await self._pacing.keep(beat)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -220,7 +218,8 @@ class WebRtcPeer:
             self._inbound.receive(sound, self._heard_s)
 
     def _on_data_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label != CHANNEL_LABEL or self._channel is not None or self._closed:
+        taken = self._channel is not None and not self._channel.closed
+        if channel.label != CHANNEL_LABEL or taken or self._closed:
             channel.close()
             return
         self._channel = DataChannel(channel, self._wire())

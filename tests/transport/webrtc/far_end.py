@@ -16,6 +16,7 @@ from media_server.errors import ClientError
 from media_server.events import Channel, ClearSound, Command, ErrorHappened, Event, TranscriptGrew
 from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import gather_on
+from media_server.transport.webrtc.pacing import Beat, Pacing
 from media_server.transport.webrtc.peer import WebRtcPeer
 
 CONFIG = WebRtcConfig(
@@ -24,7 +25,7 @@ CONFIG = WebRtcConfig(
     bitrate_bps=32_000,
     complexity=5,
     live_queue_ms=10_000,
-    reorder_ms=60,
+    wait_limit_ms=200,
 )
 
 
@@ -113,10 +114,25 @@ class FarEnd:
         return np.concatenate(heard)
 
 
+class OnePacing(Pacing):
+    """The timer of one call: runs as long as it is kept."""
+
+    async def keep(self, beat: Beat) -> None:
+        """See `Pacing`."""
+        running = asyncio.create_task(self.run())
+        try:
+            await super().keep(beat)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
 @asynccontextmanager
 async def calling(far: FarEnd, channels: list[Channel], config: WebRtcConfig = CONFIG) -> AsyncIterator[WebRtcPeer]:
     """Yield our peer, answered and not yet running; close both ends."""
-    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, metrics=Metrics())
+    peer = WebRtcPeer(
+        config, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, pacing=OnePacing(Metrics())
+    )
     try:
         await far.accept(await peer.answer(await far.offer()))
         yield peer

@@ -6,6 +6,7 @@ from typing import Any
 import aioice.ice
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, exceptions
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcsctptransport import SCTP_MAX_PACKET_LENGTH
@@ -72,6 +73,32 @@ def test_the_receiver_still_keeps_its_reports_where_we_feed_them() -> None:
     source = inspect.getsource(RTCRtpReceiver._run_rtcp)
 
     assert "self.__remote_streams.items()" in source
+
+
+def test_a_connection_still_starts_its_connecting_tasks_where_we_hold_them() -> None:
+    assert inspect.getsource(RTCPeerConnection).count("asyncio.ensure_future(self.__connect())") == 2
+
+
+async def test_of_many_sources_the_oldest_is_forgotten_and_the_new_one_is_heard() -> None:
+    heard: list[int] = []
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    receiver, _ = take_over(transceiver, lambda packet: heard.append(packet.ssrc), lambda: None)
+    parameters = RTCRtpReceiveParameters(
+        codecs=[RTCRtpCodecParameters(mimeType="audio/PCMU", clockRate=8_000, payloadType=0)]
+    )
+    await receiver.receive(parameters)
+    router = receiver.transport._rtp_router
+
+    for ssrc in (1, 2, 3, 4, 5, 1):
+        packet = RtpPacket(payload_type=0, ssrc=ssrc)
+        assert router.route_rtp(packet) is receiver
+        await receiver._handle_rtp_packet(packet, 0)
+    known = set(router.ssrc_table)
+    await pc.close()
+
+    assert heard == [1, 2, 3, 4, 5, 1]
+    assert known == {3, 4, 5, 1}
 
 
 def test_sctp_packets_fit_the_smallest_ipv6_path() -> None:

@@ -157,6 +157,21 @@ async def test_a_peer_that_reads_nothing_is_cut_off() -> None:
     assert await read(channel) == []
 
 
+async def test_a_channel_that_cannot_be_closed_costs_its_sender_nothing() -> None:
+    class BrokenSctp(FakeSctp):
+        def _data_channel_close(self, channel: RTCDataChannel) -> None:
+            raise ConnectionError("the connection was lost")
+
+    sctp = BrokenSctp()
+    channel = DataChannel(sctp.channel, PlainWire())
+    sctp.fill()
+
+    for n in range(1_001):
+        channel.send(TranscriptGrew(f"item_{n}", "x"))
+
+    assert channel.closed
+
+
 async def test_closing_twice_is_closing_once() -> None:
     sctp, channel = opened()
 

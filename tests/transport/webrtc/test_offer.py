@@ -215,6 +215,9 @@ def test_what_is_malformed_is_a_bad_request(sdp: str, message: str) -> None:
             changed("a=mid:0", "a=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\n" * 31 + "a=mid:0"), "33", id="33"
         ),
         pytest.param(changed("a=rtcp-rsize", "a=ssrc:1 cname:x\r\n" * 99 + "a=rtcp-rsize"), "101 ssrc", id="ssrc"),
+        pytest.param(
+            changed("message-size:262144", "message-size:16383"), "size 16383, wanted at least 16384", id="messages"
+        ),
     ],
 )
 def test_what_is_no_call_for_us_is_unprocessable(sdp: str, message: str) -> None:
@@ -223,6 +226,10 @@ def test_what_is_no_call_for_us_is_unprocessable(sdp: str, message: str) -> None
 
     assert message in caught.value.message
     assert caught.value.reason == "unusable_sdp"
+
+
+def test_a_peer_that_takes_messages_of_any_size_is_taken_at_its_word() -> None:
+    assert "a=max-message-size:0\r\n" in check_offer(changed("message-size:262144", "message-size:0"))
 
 
 def test_an_offer_of_a_hundred_kilobytes_is_too_large() -> None:

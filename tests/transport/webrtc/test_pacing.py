@@ -1,36 +1,90 @@
+import asyncio
+from itertools import pairwise
+
 import pytest
 
-from media_server.transport.webrtc.pacing import Pacer
+from media_server.metrics import Metrics
+from media_server.transport.webrtc.pacing import Beat, Pacing
+from tests.virtual_time import VirtualLoop, run_virtual
 
 
-def test_deadlines_lie_on_a_grid_whenever_they_are_met() -> None:
-    pacer = Pacer(0.02, 10.0)
-
-    waits = []
-    for now_s in (10.0, 10.025, 10.0401, 10.063):
-        pacer.tick(now_s)
-        waits.append(pacer.wait_s(now_s))
-
-    assert waits == pytest.approx([0.02, 0.015, 0.0199, 0.017])
-
-
-def test_one_missed_deadline_is_made_up_for() -> None:
-    pacer = Pacer(0.02, 10.0)
-    pacer.tick(10.0)
-
-    late_s = pacer.tick(10.045)
-
-    assert late_s == pytest.approx(0.025)
-    assert pacer.wait_s(10.045) == 0
-    pacer.tick(10.045)
-    assert pacer.wait_s(10.045) == pytest.approx(0.015)
+async def serve(pacing: Pacing, beats: list[Beat], seconds: float) -> list[BaseException | None]:
+    """Let calls be served for so long, in virtual time, and return what ended each before."""
+    running = asyncio.create_task(pacing.run())
+    calls = [asyncio.create_task(pacing.keep(beat)) for beat in beats]
+    await asyncio.sleep(seconds)
+    ends = [call.exception() if call.done() else None for call in calls]
+    for task in [*calls, running]:
+        task.cancel()
+    await asyncio.wait([*calls, running])
+    return ends
 
 
-def test_after_a_stall_there_is_no_burst() -> None:
-    pacer = Pacer(0.02, 10.0)
-    pacer.tick(10.0)
+def test_a_call_is_served_every_20_ms_on_a_grid() -> None:
+    served: list[float] = []
 
-    late_s = pacer.tick(10.5)
+    run_virtual(serve(Pacing(Metrics()), [served.append], 0.108))
 
-    assert late_s == pytest.approx(0.48)
-    assert pacer.wait_s(10.5) == pytest.approx(0.02)
+    assert [at_s - served[0] for at_s in served] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1], abs=1e-4)
+
+
+def test_calls_are_spread_over_phases_of_5_ms() -> None:
+    served: dict[int, float] = {}
+    beats: list[Beat] = [lambda now_s, n=n: served.setdefault(n, now_s) for n in range(8)]  # type: ignore[misc]
+
+    run_virtual(serve(Pacing(Metrics()), beats, 0.1))
+
+    phases = [round((served[n] - served[3]) * 1000) % 20 for n in range(8)]
+    assert phases == [5, 10, 15, 0, 5, 10, 15, 0]
+
+
+def test_a_place_that_was_left_is_free() -> None:
+    pacing = Pacing(Metrics())
+
+    run_virtual(serve(pacing, [lambda _: None, lambda _: None], 0.1))
+
+    assert pacing.beats == 0
+
+
+def test_a_beat_that_fails_ends_its_own_call_and_no_other() -> None:
+    failed: list[float] = []
+    served: list[float] = []
+
+    def fail(now_s: float) -> None:
+        failed.append(now_s)
+        raise ValueError("a bug of one call")
+
+    ends = run_virtual(serve(Pacing(Metrics()), [fail, served.append], 0.109))
+
+    assert len(failed) == 1
+    assert [str(end) for end in ends] == ["a bug of one call", "None"]
+    assert len(served) == 6
+
+
+def test_after_a_stall_there_is_no_burst_and_the_phase_stays() -> None:
+    served: list[float] = []
+
+    async def main() -> float:
+        metrics = Metrics()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.call_later(0.05, loop.advance, 0.5)
+        await serve(Pacing(metrics), [served.append], 0.7)
+        worst_ms: float = metrics.snapshot()["frame_late_ms"]["max"]
+        return worst_ms
+
+    worst_ms = run_virtual(main())
+
+    assert len(served) <= 14  # 0.2 s of 20 ms, before and after, and the ones that were a little late
+    assert 490 < worst_ms < 510
+    assert all(round((at_s - served[0]) * 1000) % 20 == 0 for at_s in served[:3] + served[-3:])
+    assert all(later - earlier > 0.004 for earlier, later in pairwise(served))
+
+
+def test_lateness_is_counted_for_every_call() -> None:
+    metrics = Metrics()
+    beats: list[Beat] = [lambda _, n=n: None for n in range(8)]  # type: ignore[misc]
+
+    run_virtual(serve(Pacing(metrics), beats, 0.108))
+
+    assert 40 <= metrics.snapshot()["frame_late_ms"]["count"] <= 48

@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import numpy as np
 import pytest
 import uvloop
+from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtpPacket
 
 from media_server.audio.chunk import AudioChunk, Pcm
@@ -18,8 +19,9 @@ from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, PeerGoneError
 from media_server.events import Channel, ClearSound, TranscriptGrew
 from media_server.metrics import Metrics
+from media_server.transport.webrtc.aiortc_private import end_connecting, hold_connecting
 from media_server.transport.webrtc.peer import WebRtcPeer
-from tests.transport.webrtc.far_end import CONFIG, FarEnd, PlainWire, calling, frequency_hz
+from tests.transport.webrtc.far_end import CONFIG, FarEnd, OnePacing, PlainWire, calling, frequency_hz
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(30)]
 
@@ -156,6 +158,22 @@ async def test_a_data_channel_of_another_name_is_closed() -> None:
     assert len(call.channels) == 1
 
 
+async def test_a_caller_who_closes_the_channel_may_open_another() -> None:
+    far = FarEnd()
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        await far.opened.wait()
+        closed = asyncio.Event()
+        far.channel.on("close", closed.set)
+        far.channel.close()
+        await closed.wait()
+        again = far.pc.createDataChannel("oai-events")
+        again.on("message", far.messages.put_nowait)
+        again.on("open", lambda: again.send("sing 3"))
+
+        assert await far.messages.get() == "error unknown_word 3"
+        assert len(call.channels) == 2
+
+
 async def test_when_the_caller_hangs_up_the_call_ends_at_once() -> None:
     far = FarEnd(tone_hz=1_000)
     async with running(far) as call:
@@ -188,7 +206,9 @@ def pull_the_plug(far: FarEnd) -> None:
 async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -> None:
     far = FarEnd()
     config = CONFIG.model_copy(update={"connect_timeout_s": 0.2})
-    peer = WebRtcPeer(config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
+    peer = WebRtcPeer(
+        config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
     await peer.answer(await far.offer())
     await far.pc.close()
 
@@ -199,7 +219,9 @@ async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -
 async def test_an_offer_without_candidates_connects() -> None:
     far = FarEnd(tone_hz=1_000)
     channels: list[Channel] = []
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, metrics=Metrics())
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, pacing=OnePacing(Metrics())
+    )
     offer = re.sub(r"a=(candidate:.*|end-of-candidates)\r\n", "", await far.offer())
     await far.accept(await peer.answer(offer))
     sound_in = LiveQueue(10_000)
@@ -216,7 +238,9 @@ async def test_an_offer_without_candidates_connects() -> None:
 
 async def test_an_answer_shows_one_codec_on_loopback_and_asks_for_copies_of_lost_packets() -> None:
     far = FarEnd()
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
 
     lines = (await peer.answer(await far.offer())).splitlines()
     await peer.close()
@@ -231,22 +255,32 @@ async def test_an_answer_shows_one_codec_on_loopback_and_asks_for_copies_of_lost
 
 async def test_an_offer_with_the_data_channel_first_is_answered_and_connects() -> None:
     far = FarEnd(tone_hz=1_000)
-    offer = await far.offer()
-    head, audio, application = re.split(r"(?=m=)", offer)
+    head, audio, application = re.split(r"(?=m=)", await far.offer())
     swapped = head.replace("BUNDLE 0 1", "BUNDLE 1 0") + application + audio
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
 
     answer = await peer.answer(swapped)
-    await peer.close()
+    head, application, audio = re.split(r"(?=m=)", answer)
+    # The far end's own offer was in the usual order, and so must be the answer that it gets.
+    await far.accept(head.replace("BUNDLE 1 0", "BUNDLE 0 1") + audio + application)
+    sound_in = LiveQueue(10_000)
+    task = asyncio.ensure_future(peer.run(sound_in, Playout()))
+    _, pcm = await Call(peer, task, sound_in, []).hear(3_200)
+    task.cancel()
+    await asyncio.wait([task])
     await far.pc.close()
 
-    assert [line.split()[0] for line in answer.splitlines() if line.startswith("m=")] == ["m=application", "m=audio"]
-    assert "a=candidate" in answer
+    assert application.startswith("m=application")
+    assert pcm.any()
 
 
 @pytest.mark.parametrize("offer", ["", "v=0\r\n", "nonsense", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\n"])
 async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None:
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
 
     with pytest.raises(BadRequestError):
         await peer.answer(offer)
@@ -254,7 +288,9 @@ async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None
 
 async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None:
     far = FarEnd(codec="g722")
-    peer = WebRtcPeer(CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
 
     with pytest.raises(BadRequestError, match="no audio codec that we speak, wanted one of opus, pcmu, pcma"):
         await peer.answer(await far.offer())
@@ -263,7 +299,9 @@ async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None
 
 async def test_an_address_that_is_not_ours_is_told_to_the_operator() -> None:
     far = FarEnd()
-    peer = WebRtcPeer(CONFIG, bind_host="192.0.2.7", wire=PlainWire, on_channel=lambda _: None, metrics=Metrics())
+    peer = WebRtcPeer(
+        CONFIG, bind_host="192.0.2.7", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
 
     with pytest.raises(ConfigError, match=r"media cannot bind to 192\.0\.2\.7"):
         await peer.answer(await far.offer())
@@ -285,6 +323,43 @@ async def test_cancelling_a_call_leaves_no_task_and_no_socket() -> None:
         await call.peer.close()
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == before
+
+
+Moment = Callable[[RTCDtlsTransport], bool]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(lambda dtls: dtls.transport.state == "checking", id="ice-checks"),
+        pytest.param(lambda dtls: bool(dtls.transport._connection._nominated), id="ice-has-a-pair"),
+        pytest.param(lambda dtls: dtls.transport.state == "completed", id="ice-is-done"),
+        pytest.param(lambda dtls: dtls.state == "connecting", id="dtls-begins"),
+        pytest.param(lambda dtls: dtls.state == "connected", id="dtls-is-done"),
+    ],
+)
+async def test_hanging_up_while_the_call_connects_leaves_no_task(moment: Moment) -> None:
+    before = asyncio.all_tasks()
+    far = FarEnd()
+    fars = hold_connecting(far.pc)  # it is aiortc as well
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+    )
+    await far.accept(await peer.answer(await far.offer()))
+    call = asyncio.ensure_future(peer.run(LiveQueue(), Playout()))
+    await asyncio.sleep(0)  # or the call would be cancelled before it begins
+    async with asyncio.timeout(LIMIT_S):
+        while not moment(peer._transceiver.receiver.transport):  # noqa: ASYNC110 - aiortc has no event for each
+            await asyncio.sleep(0)
+
+    call.cancel()
+    await asyncio.wait([call])
+    await end_connecting(fars)
+    await far.pc.close()
+    for _ in range(3):
+        await asyncio.sleep(0)  # for what was cancelled to end
+
+    assert asyncio.all_tasks() - before == set()
 
 
 async def test_a_caller_who_sends_no_sound_is_heard_as_silence_in_real_time() -> None:

@@ -1,0 +1,156 @@
+"""Which engine serves each stage, and how they live together."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from media_server.config import Config, load_config
+from media_server.engines.build import EngineSet, build_engines
+from media_server.engines.llm_rules import RulesLlm
+from media_server.engines.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts, ScriptedVad
+from media_server.engines.worker import PooledEngine
+from media_server.errors import ConfigError, EngineMissingError
+
+
+def configured(**values: Any) -> Config:
+    """Return the shipped configuration with values on top, a section and a name with `__` between them."""
+    return load_config({}, flags={name.replace("__", "."): value for name, value in values.items()}).config
+
+
+class Engine(ScriptedVad):
+    """Loads when it is let, or fails; says how it ended."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.cancelled = self.closed = False
+        self._failure = failure
+
+    async def load(self) -> None:
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Voice(PooledEngine, ScriptedTts):
+    """A voice in a worker."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        PooledEngine.__init__(self, "tests.engines.echo_model:EchoModel", {}, count=1, streams_max=1)
+
+
+def engine_set(**engines: Any) -> EngineSet:
+    scripted: dict[str, Any] = {
+        "vad": ScriptedVad(),
+        "asr": ScriptedAsr([""]),
+        "llm": ScriptedLlm([[]]),
+        "tts": ScriptedTts(),
+    }
+    return EngineSet(**(scripted | engines))
+
+
+def test_as_shipped_all_engines_are_embedded_and_the_recogniser_knows_the_scenario() -> None:
+    engines = build_engines(configured())
+
+    assert [line.split()[:2] for line in engines.lines()] == [
+        ["vad:", "silero"],
+        ["asr:", "sphinx"],
+        ["llm:", "rules"],
+        ["tts:", "espeak"],
+    ]
+    assert engines.asr.why.startswith("pocketsphinx with a grammar")
+
+
+def test_with_a_language_model_the_recogniser_knows_no_scenario() -> None:
+    config = configured(llm__engine="openai", llm__base_url="http://127.0.0.1:9/v1", llm__model="tiny")
+
+    engines = build_engines(config)
+
+    assert engines.llm.why == "tiny at http://127.0.0.1:9/v1"
+    assert engines.asr.why.startswith("pocketsphinx with the general English model")
+    assert engines.greeting == ""
+
+
+def test_whisper_and_piper_are_there_when_they_are_named() -> None:
+    config = configured(
+        asr__engine="whisper", asr__whisper_model="tiny", tts__engine="piper", tts__piper_model="a.onnx"
+    )
+
+    engines = build_engines(config)
+
+    assert (engines.asr.why, engines.tts.why) == ("Whisper tiny on auto", "Piper with a")
+
+
+def test_piper_without_a_voice_is_a_wrong_configuration() -> None:
+    with pytest.raises(ConfigError, match=r"tts\.piper_model is empty"):
+        build_engines(configured(tts__engine="piper"))
+
+
+async def test_the_greeting_is_the_scenarios() -> None:
+    engines = build_engines(configured())
+    await engines.llm.load()
+
+    assert isinstance(engines.llm, RulesLlm)
+    assert engines.greeting == engines.llm.greeting != ""
+
+
+async def test_once_all_are_loaded_all_are_ready() -> None:
+    slow = Engine()
+    engines = engine_set(vad=slow)
+    loading = asyncio.create_task(engines.load())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert engines.states() == {"vad": "warming", "asr": "ready", "llm": "ready", "tts": "ready"}
+    slow.go_on.set()
+    await loading
+    assert engines.states()["vad"] == "ready"
+
+
+@pytest.mark.parametrize("failure", [EngineMissingError("install a wall"), ConfigError("found no wall")])
+async def test_the_first_that_fails_is_told_at_once_and_the_rest_is_not_waited_for(failure: Exception) -> None:
+    slow, broken = Engine(), Engine(failure)
+    engines = engine_set(vad=slow, asr=broken)
+    broken.go_on.set()
+
+    with pytest.raises(type(failure), match=str(failure)):
+        await engines.load()
+
+    assert slow.cancelled
+    assert engines.states()["asr"] == f"down: {failure}"
+
+
+async def test_cancelling_run_closes_every_engine() -> None:
+    first, last = Engine(), Engine()
+    engines = engine_set(vad=first, tts=last)
+    running = asyncio.create_task(engines.run())
+    await asyncio.sleep(0)
+
+    running.cancel()
+    await asyncio.wait([running])
+
+    assert first.closed
+    assert last.closed
+
+
+async def test_an_engine_whose_workers_are_closed_is_down() -> None:
+    voice = Voice()
+    engines = engine_set(tts=voice)
+    running = asyncio.create_task(engines.run())
+    await engines.load()
+    assert engines.states()["tts"] == "ready"
+
+    running.cancel()
+    await asyncio.wait([running])
+
+    assert engines.states()["tts"] == "down: its workers are closed"
