@@ -11,7 +11,7 @@ const RETRY_AFTER_S = 5; // where a 503 does not say
 
 const SOUND = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 
-/** Why a call could not be placed. `code` is one of the keys of PROBLEMS in parley.js. */
+/** Why a call could not be placed, or a microphone not opened. `code` is a key of PROBLEMS in parley.js, "hung_up" or "overtaken". */
 export class CallError extends Error {
   constructor(code, message, retryAfterS = null) {
     super(message);
@@ -33,13 +33,15 @@ export class Call {
   #speaker;
   #peer = null;
   #channel = null;
-  #sender = null;
+  #sender = null; // of the microphone, or of silence
   #path = null;
   #key = "";
   #closed = false;
   #abort = new AbortController();
   #context = new AudioContext();
   #microphone = null; // MediaStream, or null: the call sends silence
+  #wishes = 0; // how often a microphone was asked for: the last one counts
+  #muted = false;
   #callerMeter;
   #agentMeter;
   #heartbeatMs = null;
@@ -64,10 +66,9 @@ export class Call {
       if (microphone) await this.#openMicrophone(deviceId ? { deviceId } : {});
       await this.#connect();
     } catch (error) {
-      const hungUp = this.#closed;
+      const wanted = !this.#closed;
       this.hangUp();
-      if (hungUp) throw new CallError("hung_up", "the caller hung up");
-      throw error;
+      throw wanted ? error : hungUp();
     }
     this.#watch = setInterval(() => this.#checkHeartbeat(), 500);
   }
@@ -78,13 +79,13 @@ export class Call {
 
   /** Switch to another microphone, or turn one on in a call that began without. Throws CallError. */
   async useMicrophone(deviceId) {
-    const before = this.#microphone;
     await this.#openMicrophone(deviceId ? { deviceId: { exact: deviceId } } : {});
-    await this.#sender?.replaceTrack(this.#microphone.getAudioTracks()[0]);
-    stop(before);
+    await this.#sender.replaceTrack(this.#microphone.getAudioTracks()[0]);
   }
 
+  /** Of this microphone, and of every other that the call will use. */
   set muted(muted) {
+    this.#muted = muted;
     for (const track of this.#microphone?.getAudioTracks() ?? []) track.enabled = !muted;
   }
 
@@ -99,19 +100,24 @@ export class Call {
     this.#closed = true;
     clearInterval(this.#watch);
     this.#abort.abort();
-    if (this.#path) {
-      // keepalive: the request outlives the page.
-      fetch(`${this.#path}/hangup`, { method: "POST", keepalive: true, headers: this.#headers }).catch(() => {
-        // The server notices by itself, a little later.
-      });
-    }
+    if (this.#path) this.#leave();
     this.#peer?.close();
     stop(this.#microphone);
     this.#speaker.srcObject = null;
     this.#context.close();
   }
 
+  /** Tell the server that the call is over. */
+  #leave() {
+    // keepalive: the request outlives the page.
+    fetch(`${this.#path}/hangup`, { method: "POST", keepalive: true, headers: this.#headers }).catch(() => {
+      // The server notices by itself, a little later.
+    });
+  }
+
+  /** Take another microphone for the one before. Throws CallError; "hung_up" or "overtaken" if nobody waits for it any more. */
   async #openMicrophone(wanted) {
+    const wish = (this.#wishes += 1);
     if (!navigator.mediaDevices) throw new CallError("insecure_context", "no microphone outside a secure context");
     let stream;
     try {
@@ -119,8 +125,13 @@ export class Call {
     } catch (error) {
       throw new CallError(microphoneProblem(error), error.message);
     }
-    if (this.#closed) return stop(stream);
+    if (this.#closed || wish !== this.#wishes) {
+      stop(stream);
+      throw this.#closed ? hungUp() : new CallError("overtaken", "another microphone was asked for");
+    }
+    stop(this.#microphone);
     this.#microphone = stream;
+    this.muted = this.#muted;
     this.#callerMeter.listen(stream);
     stream.getAudioTracks()[0].onended = () => {
       if (this.#microphone === stream) this.#loseMicrophone();
@@ -146,39 +157,39 @@ export class Call {
     peer.onconnectionstatechange = () => {
       if (peer.connectionState === "failed") this.#close("lost");
     };
-    const opened = this.#openChannel(peer);
-    await peer.setLocalDescription();
-    const answer = await this.#exchange(peer.localDescription.sdp);
-    await peer.setRemoteDescription({ type: "answer", sdp: answer });
-    await opened;
+    await Promise.all([this.#openChannel(peer), this.#negotiate(peer)]);
   }
 
   #openChannel(peer) {
     this.#channel = peer.createDataChannel("oai-events");
     this.#channel.onmessage = ({ data }) => this.#receive(data);
-    const opened = new Promise((resolve, reject) => {
-      const fail = () => reject(new CallError("no_media", "the data channel did not open"));
+    this.#channel.onclose = () => this.#close("ended");
+    return new Promise((resolve, reject) => {
+      const fail = () => reject(new CallError(this.#path ? "no_media" : "unreachable", "the data channel did not open"));
       const limit = setTimeout(fail, OPEN_LIMIT_MS);
       this.#abort.signal.addEventListener("abort", fail);
       this.#channel.onopen = () => resolve(clearTimeout(limit));
     });
-    opened.catch(() => {
-      // Whoever awaits it hears of it; this is for an offer that was refused before anyone did.
-    });
-    this.#channel.onclose = () => this.#close("ended");
-    return opened;
   }
 
+  async #negotiate(peer) {
+    await peer.setLocalDescription();
+    const answer = await this.#exchange(peer.localDescription.sdp);
+    await peer.setRemoteDescription({ type: "answer", sdp: answer });
+  }
+
+  /** Send the offer. It is never taken back: the server may have given the call its place, which only a hang-up frees. */
   async #exchange(offer) {
     const headers = { ...this.#headers, "Content-Type": "application/sdp" };
     let response;
     try {
-      response = await fetch(CALLS_PATH, { method: "POST", headers, body: offer, signal: this.#abort.signal });
+      response = await fetch(CALLS_PATH, { method: "POST", headers, body: offer });
     } catch (error) {
       throw new CallError("unreachable", error.message);
     }
     if (response.status !== 201) throw await refusal(response);
     this.#path = `${CALLS_PATH}/${response.headers.get("Location").split("/").pop()}`;
+    if (this.#closed) this.#leave();
     return response.text();
   }
 
@@ -241,6 +252,10 @@ class Meter {
   }
 }
 
+function hungUp() {
+  return new CallError("hung_up", "the caller hung up");
+}
+
 function stop(stream) {
   for (const track of stream?.getTracks() ?? []) track.stop();
 }
@@ -256,5 +271,5 @@ async function refusal(response) {
   if (response.status === 401 || response.status === 403) return new CallError("unauthorized", message);
   if (response.status !== 503) return new CallError("refused", message || `the server answered ${response.status}`);
   const retryAfterS = Number(response.headers.get("Retry-After")) || RETRY_AFTER_S;
-  return new CallError(code === "server_full" ? "server_full" : "server_warming", message, retryAfterS);
+  return new CallError(code === "server_full" ? "server_full" : "not_ready", message, retryAfterS);
 }

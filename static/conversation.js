@@ -43,7 +43,8 @@ export function endCall(conversation) {
   Object.assign(conversation, { hearing: null, awaiting: false, replying: null, playing: false, ducked: false });
   for (const item of conversation.items) {
     if (item.role === "caller" && item.status === "partial") change(item, { status: "final", stable: joined(item), tail: "" });
-    if (item.role === "agent" && (item.status === "writing" || unfinished(item))) cut(item, null);
+    const cutOff = item.status === "writing" || unfinished(item) || (item.status === "interrupted" && item.heard === null);
+    if (item.role === "agent" && cutOff) cut(item, split(item.text, spokenChars(item))[0]);
   }
 }
 
@@ -55,8 +56,15 @@ export function addTyped(conversation, text) {
 
 /** Whether there is anything of `item` to see. */
 export function visible(item, conversation) {
-  if (item.role === "caller") return item.text !== "" || joined(item) !== "" || conversation.hearing === item.id;
-  return item.text !== "" || item.status === "failed";
+  if (item.text !== "" || item.status === "failed") return true;
+  return item.role === "caller" && (joined(item) !== "" || conversation.hearing === item.id);
+}
+
+/** Whether `item` is over, in the caller's ear too; what runs ahead of the voice is not. */
+export function over(item, conversation) {
+  if (item.role === "caller") return item.status === "final" || item.status === "failed";
+  if (item.status === "interrupted") return item.heard !== null; // parley.heard follows every cut
+  return ["done", "failed"].includes(item.status) && !conversation.playing && !unfinished(item);
 }
 
 /** Return the first `n` code points of `text`, and the rest. */
@@ -272,8 +280,9 @@ function repliedIn(conversation, responseId) {
   return conversation.items.filter((item) => item.role === "agent" && item.responseId === responseId);
 }
 
+/** heard: null as long as the server has not told. What is not spoken is read: all of it. */
 function cut(item, heard) {
-  change(item, { status: "interrupted", heard });
+  change(item, { status: "interrupted", heard: item.aloud ? heard : item.text });
 }
 
 function unfinished(item) {

@@ -14,6 +14,9 @@ export const STAGES = [
   { key: "rest_ms", name: "Sentence and sending" },
 ];
 
+export const FAILED = "The reply failed.";
+const UNRECOGNISED = "These words could not be recognised.";
+
 /** Role of an item -> what makes its parts. `open`: whether its latency strip was unfolded. */
 export const MESSAGE_PARTS = {
   divider: (item) => [make("span", { text: item.text })],
@@ -25,9 +28,16 @@ export const MESSAGE_PARTS = {
   ],
 };
 
+/** What a screen reader says of an item that is over: nothing that the caller was spared. */
+export function caption(item) {
+  if (item.role === "caller") return `You: ${item.text || item.stable || UNRECOGNISED}`;
+  if (item.status === "interrupted") return `Parley: ${split(item.text, spokenChars(item))[0].trimEnd()} (interrupted)`;
+  return `Parley: ${item.text || FAILED}`;
+}
+
 function callerWords(item) {
   if (item.text) return [make("span", { className: "stable", text: item.text })];
-  if (item.status === "failed" && !item.stable) return [make("em", { text: "These words could not be recognised." })];
+  if (item.status === "failed" && !item.stable) return [make("em", { text: UNRECOGNISED })];
   const words = [make("span", { className: "stable", text: item.stable })];
   if (item.tail) words.push(item.stable ? " " : "", make("span", { className: "tail", text: item.tail }));
   if (item.status === "partial") words.push(make("span", { className: "dots", hiddenFromReaders: true }));
@@ -35,7 +45,7 @@ function callerWords(item) {
 }
 
 function agentWords(item) {
-  if (!item.text) return [make("em", { text: "The reply failed." })];
+  if (!item.text) return [make("em", { text: FAILED })];
   const [spoken, unspoken] = split(item.text, spokenChars(item));
   const words = [make("span", { className: "spoken", text: spoken })];
   if (unspoken && item.status === "interrupted") words.push(make("span", { className: "hidden", text: " (interrupted; not heard:) " }));
@@ -51,7 +61,7 @@ function measures(item, open) {
 }
 
 function latencyStrip(latency, open) {
-    const inside = (latency.asr_final_ms ?? 0) + (latency.llm_first_token_ms ?? 0) + (latency.tts_first_audio_ms ?? 0);
+  const inside = (latency.asr_final_ms ?? 0) + (latency.llm_first_token_ms ?? 0) + (latency.tts_first_audio_ms ?? 0);
   const values = { ...latency, rest_ms: Math.max(0, (latency.first_packet_ms ?? 0) - inside) };
   const stages = STAGES.filter(({ key }) => values[key] >= 0.5).map(({ key, name }) => ({ key, name, ms: Math.round(values[key]) }));
   const totalMs = Math.round(latency.voice_to_voice_ms);
@@ -80,9 +90,10 @@ function stageRow({ key, name, ms }) {
 function interruption(bargeIn) {
   if (!bargeIn) return make("p", { className: "interruption", text: "Interrupted" });
   const silentMs = bargeIn.ear_ms ?? bargeIn.silence_ms;
+  const text = typeof silentMs === "number" ? `Interrupted · silent in ${Math.round(silentMs)} ms` : "Interrupted";
   const steps = [["softer", bargeIn.duck_ms], ["cut", bargeIn.cut_ms], ["last packet", bargeIn.silence_ms], ["silent at your ear", bargeIn.ear_ms]];
   const title = steps.filter(([, ms]) => typeof ms === "number").map(([name, ms]) => `${name} after ${Math.round(ms)} ms`).join(", ");
-  return make("p", { className: "interruption", title, text: `Interrupted · silent in ${Math.round(silentMs)} ms` });
+  return make("p", { className: "interruption", title, text });
 }
 
 /** Make an element. Its text is text, wherever it comes from: nothing here is ever parsed as HTML. */

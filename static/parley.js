@@ -14,13 +14,14 @@
 // Whatever comes from outside enters the page by textContent (make() in messages.js, and setText()).
 
 import { Call, listMicrophones } from "./call.js";
-import { addTyped, apply, endCall, newConversation, startCall, visible } from "./conversation.js";
-import { make, MESSAGE_PARTS, STAGES } from "./messages.js";
+import { addTyped, apply, endCall, newConversation, over, startCall, visible } from "./conversation.js";
+import { caption, FAILED, make, MESSAGE_PARTS, STAGES } from "./messages.js";
 import { drawWaveform } from "./waveform.js";
 
 const NOTICE_MS = 7000;
 const THINKING_LIMIT_MS = 8000; // after that, "listening" is nearer to the truth than "thinking"
-const ANNOUNCEMENTS = 6;
+const CAPTIONS = 6;
+const DOUBLE_CLICK_MS = 400;
 
 const HEADLINES = {
   idle: "Ready when you are",
@@ -68,7 +69,7 @@ const PROBLEMS = {
     textOnly: true,
   },
   server_full: { title: "All lines are busy", text: "There is no room for another call just now.", retry: "Call again" },
-  server_warming: { title: "The server is warming up", text: "Its engines are not ready yet.", retry: "Call again", automatic: true },
+  not_ready: { title: "The server is warming up", text: "Its engines are not ready yet.", retry: "Call again", automatic: true },
   unauthorized: { title: "This server asks for a key", text: "Its operator can give you one.", key: true },
   unreachable: { title: "The server cannot be reached", text: "Check your network, then call again.", retry: "Call again" },
   refused: { title: "The server did not take the call", text: "", retry: "Call again" },
@@ -81,19 +82,26 @@ const PROBLEMS = {
   failed: { title: "The call could not be placed", text: "", retry: "Try again" },
 };
 
+// Why a reply is incomplete.
+const CUT_SHORT = {
+  max_output_tokens: "The reply grew too long and ends here.",
+  content_filter: "The reply was stopped by a filter.",
+};
+
 const state = {
   call: null, // Call, from the click to the hang-up
   phase: "idle", // of the call: idle, connecting, reconnecting, open, ended
   conversation: newConversation(),
   microphones: [],
-  microphoneId: localStorage.getItem("parley.microphone") ?? "",
+  microphoneId: recall("localStorage", "microphone"),
   muted: false,
-  key: sessionStorage.getItem("parley.key") ?? "",
+  key: recall("sessionStorage", "key"),
+  turnedMs: -Infinity, // when the call button last changed its meaning
   startedMs: null,
   lastedMs: null,
   awaitingSinceMs: null,
   mayRetry: false, // a lost connection is called again once, by itself
-  problem: null, // {code, detail, retryAtMs}
+  problem: null, // {code, detail, retryAtMs, microphone: whether the call was one with a microphone}
   notices: [], // {text, untilMs}
   awake: null, // promise of a wake lock, or of null
   queue: [], // typed before the call was open
@@ -103,7 +111,7 @@ const state = {
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const drawnMessages = new Map(); // item -> {element, revision}
-const announcedItems = new WeakSet();
+const captionedItems = new WeakSet();
 let drawIsDue = false;
 let eventCount = 0;
 
@@ -116,16 +124,16 @@ async function placeCall({ microphone = true, again = false } = {}) {
     closed: (reason) => finish(call, reason),
     microphoneLost: () => notify("The microphone went away. You can still type, or choose another one."),
   });
+  call.muted = again && state.muted;
   Object.assign(state, { call, phase: again ? "reconnecting" : "connecting", problem: null, lastedMs: null, following: true });
-  if (!again) Object.assign(state, { mayRetry: true, muted: false });
+  if (!again) Object.assign(state, { mayRetry: true, muted: false, turnedMs: performance.now() });
   draw();
   try {
     await call.open({ microphone, deviceId: state.microphoneId, key: state.key });
   } catch (error) {
-    if (state.call === call) fail(again ? "lost" : error.code, error);
+    if (state.call === call) fail(again ? "lost" : error.code, error, microphone);
     return;
   }
-  call.muted = state.muted;
   startCall(state.conversation, again ? "Reconnected" : "New call");
   Object.assign(state, { phase: "open", startedMs: performance.now() });
   for (const text of state.queue.splice(0)) say(text);
@@ -134,8 +142,12 @@ async function placeCall({ microphone = true, again = false } = {}) {
   draw();
 }
 
+/** Call once more as the caller did: who only typed is not listened to. */
+function retry() {
+  placeCall({ microphone: state.problem.microphone });
+}
+
 function hangUp() {
-  state.queue = [];
   finish(state.call, "hung_up");
 }
 
@@ -147,23 +159,37 @@ function finish(call, reason) {
   call.hangUp();
   state.awake?.then((lock) => lock?.release());
   endCall(state.conversation);
-  state.call = null;
+  Object.assign(state, { call: null, turnedMs: performance.now() });
   state.lastedMs = wasOpen ? performance.now() - state.startedMs : null;
   state.phase = wasOpen || state.conversation.items.length > 0 ? "ended" : "idle";
+  if (reason !== "failed") giveBack();
   if (reason === "ended" && wasOpen) notify("The server ended the call.");
   if (reason === "lost" && state.mayRetry && wasOpen) {
     state.mayRetry = false;
     placeCall({ microphone: hadMicrophone, again: true });
-  } else if (reason === "lost") state.problem = { code: "lost", detail: "", retryAtMs: null };
+  } else if (reason === "lost") state.problem = { code: "lost", detail: "", retryAtMs: null, microphone: hadMicrophone };
   draw();
 }
 
-function fail(code, error) {
+function fail(reason, error, microphone) {
   finish(state.call, "failed");
+  const code = reason in PROBLEMS ? reason : "failed";
   const retryAtMs = error.retryAfterS ? performance.now() + error.retryAfterS * 1000 : null;
-  page.text.value ||= state.queue.splice(0).join(" ");
-  state.problem = { code: code in PROBLEMS ? code : "failed", detail: error.message, retryAtMs };
+  if (!PROBLEMS[code].automatic) giveBack(); // else it is sent when the call succeeds
+  state.problem = { code, detail: error.message, retryAtMs, microphone };
   draw();
+  if (PROBLEMS[code].key) page.key.focus();
+}
+
+function dismissProblem() {
+  state.problem = null;
+  giveBack();
+  draw();
+}
+
+/** Put what was typed and never sent back into its field. */
+function giveBack() {
+  page.text.value = [...state.queue.splice(0), page.text.value].filter((text) => text !== "").join(" ");
 }
 
 /** A phone whose screen goes dark may end the call; where the lock is refused, it may. */
@@ -184,7 +210,8 @@ function receive(call, event) {
 }
 
 function finishReply(response) {
-  if (response.status === "failed") notify(response.status_details?.error?.message ?? "The reply failed.");
+  if (response.status === "failed") notify(response.status_details?.error?.message ?? FAILED);
+  if (response.status === "incomplete") notify(CUT_SHORT[response.status_details?.reason] ?? "The reply is incomplete.");
   if (!state.replyOwed) return;
   state.replyOwed = false;
   send("reply", { type: "response.create" });
@@ -224,6 +251,24 @@ function say(text) {
   draw();
 }
 
+// --- what outlives the page: `storage` is localStorage or sessionStorage; where site data is blocked, touching them throws ---
+
+function remember(storage, name, value) {
+  try {
+    window[storage].setItem(`parley.${name}`, value);
+  } catch {
+    // The caller chooses again next time.
+  }
+}
+
+function recall(storage, name) {
+  try {
+    return window[storage].getItem(`parley.${name}`) ?? "";
+  } catch {
+    return "";
+  }
+}
+
 // --- microphones -----------------------------------------------------------------------------------------------------
 
 async function refreshMicrophones() {
@@ -231,18 +276,18 @@ async function refreshMicrophones() {
   draw();
 }
 
+/** Take a microphone. One that cannot be had is not chosen. */
 async function useMicrophone(id) {
-  state.microphoneId = id;
-  localStorage.setItem("parley.microphone", id);
-  if (state.phase !== "open") return;
+  const { call, phase } = state;
   try {
-    await state.call.useMicrophone(id);
-    state.call.muted = state.muted;
-    refreshMicrophones();
+    if (phase === "open") await call.useMicrophone(id);
   } catch (error) {
-    notify(PROBLEMS[error.code]?.title ?? error.message);
+    if (state.call === call && error.code !== "overtaken") notify(PROBLEMS[error.code]?.title ?? error.message);
+    return;
   }
-  draw();
+  state.microphoneId = id;
+  remember("localStorage", "microphone", id);
+  refreshMicrophones();
 }
 
 function toggleMute() {
@@ -293,6 +338,7 @@ function draw() {
   setText(page.headline, statusLine(shown));
   setText(page.hint, HINTS[shown] ?? HINT_IN_CALL);
   setText(page.status, statusLine(shown));
+  setText(page.progress, progress(shown));
   drawControls(calling);
   drawTimer();
   drawProblem();
@@ -308,13 +354,20 @@ function statusLine(shown) {
   return HEADLINES[shown];
 }
 
+/** What a screen reader is told: how the call stands, not who is speaking, which can be heard. */
+function progress(shown) {
+  if (shown === "idle") return "";
+  if (state.phase !== "open") return statusLine(shown);
+  return state.muted && state.call.hasMicrophone ? "You are muted" : "Connected";
+}
+
 function drawControls(calling) {
   const open = state.phase === "open";
   const off = open && !state.call.hasMicrophone;
   const silent = off || state.muted;
   const label = off ? "Turn the microphone on" : state.muted ? "Unmute the microphone" : "Mute the microphone";
   page.call.classList.toggle("hangup", calling);
-  page.call.setAttribute("aria-keyshortcuts", calling ? "Escape" : "Space Enter");
+  page.call.setAttribute("aria-keyshortcuts", calling ? "Escape" : state.phase === "idle" ? "Space" : "");
   setText(page["call-label"], calling ? (open ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
   page["call-icon"].setAttribute("href", calling ? "#icon-hangup" : "#icon-phone");
   page.mute.hidden = !open;
@@ -343,6 +396,7 @@ function drawTimer() {
 }
 
 function drawProblem() {
+  if (state.problem === null && page.problem.contains(document.activeElement)) page.call.focus();
   page.problem.hidden = state.problem === null;
   if (state.problem === null) {
     delete page.problem.dataset.code;
@@ -380,7 +434,7 @@ function drawConversation() {
   for (const item of drawnMessages.keys()) if (!state.conversation.items.includes(item)) drawnMessages.delete(item);
   if (state.following && items.length > 0) page.main.scrollTop = page.main.scrollHeight;
   page.latest.hidden = state.following || items.length === 0;
-  announceFinished(items);
+  drawCaptions(items);
 }
 
 /** Return the element of an item, made anew if the item has changed since. */
@@ -395,16 +449,13 @@ function drawMessage(item) {
   return drawn.element;
 }
 
-/** Tell screen readers what was said once it is finished: partials would talk over the call. */
-function announceFinished(items) {
+/** Give screen readers what was said once it is over: before, they would talk over the call. */
+function drawCaptions(items) {
   for (const item of items) {
-    const finished = ["final", "done", "interrupted", "failed"].includes(item.status);
-    if (!finished || announcedItems.has(item) || item.role === "tool") continue;
-    announcedItems.add(item);
-    const words = item.text || item.stable;
-    const cut = item.status === "interrupted" ? " (interrupted)" : "";
-    page.announcer.append(make("p", { text: `${item.role === "caller" ? "You" : "Parley"}: ${words}${cut}` }));
-    while (page.announcer.children.length > ANNOUNCEMENTS) page.announcer.firstChild.remove();
+    if (item.role === "tool" || captionedItems.has(item) || !over(item, state.conversation)) continue;
+    captionedItems.add(item);
+    page.captions.append(make("p", { text: caption(item) }));
+    while (page.captions.children.length > CAPTIONS) page.captions.firstChild.remove();
   }
 }
 
@@ -454,36 +505,36 @@ function percentile(values, p) {
 
 // --- controls --------------------------------------------------------------------------------------------------------
 
+/** A click so soon after the button has changed was meant for what it was before. */
 function pressCall() {
+  if (performance.now() - state.turnedMs < DOUBLE_CLICK_MS) return;
   if (state.call) hangUp();
   else placeCall();
 }
 
+/** Letters are no shortcuts, for dictation types them too (WCAG 2.1.4). Space calls before the first word, if nothing has the focus. */
 function pressKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const { target, key } = event;
-  if (key === "Escape") {
-    if (page.summary.open) page.summary.open = false;
-    else if (state.call) hangUp();
-    else state.problem = null;
-    draw();
-    return;
-  }
-  if (target.closest("input, select")) return;
-  const free = !target.closest("button, summary");
-  if (free && !state.call && (key === " " || key === "Enter")) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.isComposing) return;
+  if (key === "Escape") escape(target);
+  if (key === " " && target === document.body && state.phase === "idle" && state.problem === null) {
     event.preventDefault();
     placeCall();
-  } else if (key === "/") {
-    event.preventDefault();
-    page.text.focus();
-  } else if (key.length === 1 && key !== " ") page.text.focus(); // and the letter lands in it
+  }
+}
+
+/** Take back one thing: the nearest one. */
+function escape(target) {
+  if (page.summary.open) page.summary.open = false;
+  else if (target.matches("input") && target.value !== "") target.value = "";
+  else if (state.call) hangUp();
+  else dismissProblem();
 }
 
 function tick() {
   const { problem } = state;
   const due = problem?.retryAtMs && performance.now() >= problem.retryAtMs;
-  if (due && PROBLEMS[problem.code].automatic) placeCall();
+  if (due && PROBLEMS[problem.code].automatic) retry();
   if (state.call || problem || state.notices.length > 0) draw();
 }
 
@@ -496,18 +547,15 @@ page.typing.addEventListener("submit", (event) => {
   page.text.value = "";
   if (text) say(text);
 });
-page["problem-retry"].addEventListener("click", () => placeCall());
+page["problem-retry"].addEventListener("click", retry);
 page["problem-text-only"].addEventListener("click", () => placeCall({ microphone: false }));
-page["problem-dismiss"].addEventListener("click", () => {
-  state.problem = null;
-  draw();
-});
+page["problem-dismiss"].addEventListener("click", dismissProblem);
 page["key-form"].addEventListener("submit", (event) => {
   event.preventDefault();
   state.key = page.key.value.trim();
-  sessionStorage.setItem("parley.key", state.key);
+  remember("sessionStorage", "key", state.key);
   page.key.value = "";
-  placeCall();
+  retry();
 });
 page.latest.addEventListener("click", () => {
   state.following = true;
@@ -522,7 +570,10 @@ document.addEventListener("keydown", pressKey);
 document.addEventListener("click", (event) => {
   if (!page.summary.contains(event.target)) page.summary.open = false;
 });
-document.addEventListener("visibilitychange", draw);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && state.phase === "open") keepAwake(); // the browser has let go of the lock
+  draw();
+});
 addEventListener("pagehide", hangUp);
 navigator.mediaDevices?.addEventListener("devicechange", refreshMicrophones);
 setInterval(tick, 250);

@@ -1,6 +1,7 @@
 """A server for the page's tests: real WebRTC and the page's own files, but every event on the wire is sent by the test.
 
-It refuses calls when it is told to, keeps what the page sends, and beats `parley.levels` until it is told to stop.
+It refuses calls when it is told to, keeps what the page sends, and beats `parley.levels` until it is told to stop. Its
+headers, and with them the page's policy, are the real server's.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ from typing import Any
 from aiohttp import web
 from aiortc import AudioStreamTrack, RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
+from signaling.middleware import add_headers
+
 STATIC = Path(__file__).parents[2] / "static"
-POLICY = "default-src 'self'; connect-src 'self'; media-src 'self' blob:"
 LEVELS = {
     "type": "parley.levels",
     "caller_dbfs": -40.0,
@@ -30,6 +32,9 @@ class ScriptedServer:
     Attributes:
         url: where the page is.
         refuse: what the next calls are answered with instead of 201; None: they are taken.
+        asked: set with the first offer.
+        answering: cleared by a test that wants offers to wait for their answer.
+        opened: set while a call's channel can be sent on.
         heartbeat: whether `parley.levels` is sent.
         received: the events that the page sent, in order.
         calls: how many calls were taken.
@@ -41,6 +46,10 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.url = ""
         self.refuse: web.Response | None = None
+        self.asked = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.heartbeat = True
         self.received: list[dict[str, Any]] = []
         self.calls = 0
@@ -69,15 +78,18 @@ class ScriptedServer:
                 self.beaten.set()
 
     async def page(self, _: web.Request) -> web.FileResponse:
-        """Serve the page as the real server does, with its policy."""
-        return web.FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": POLICY})
+        """Serve the page."""
+        return web.FileResponse(STATIC / "index.html")
 
     async def take_call(self, request: web.Request) -> web.Response:
         """Answer an offer."""
+        self.asked.set()
+        await self.answering.wait()
         if self.refuse is not None:
             refusal, self.refuse = self.refuse, None
             return refusal
         await self.hang_up()
+        self.opened.clear()
         self._peer = peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         peer.on("datachannel", self._keep)
         await peer.setRemoteDescription(RTCSessionDescription(await request.text(), "offer"))
@@ -99,6 +111,7 @@ class ScriptedServer:
 
     def _keep(self, channel: RTCDataChannel) -> None:
         self._channel = channel
+        self.opened.set()
         channel.on("message", lambda text: self.received.append(json.loads(text)))
 
 
@@ -107,6 +120,7 @@ async def serve() -> AsyncIterator[ScriptedServer]:
     """Run a scripted server on a free port of the loopback interface."""
     server = ScriptedServer()
     app = web.Application()
+    app.on_response_prepare.append(add_headers)
     app.router.add_get("/", server.page)
     app.router.add_static("/static", STATIC)
     app.router.add_post("/v1/realtime/calls", server.take_call)

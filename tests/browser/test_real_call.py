@@ -14,7 +14,7 @@ from media_server.audio.chunk import Pcm, silence
 from media_server.audio.resample import Resampler
 from media_server.caller.demo import make_recordings
 from media_server.caller.microphone import MICROPHONE_HZ
-from tests.browser.test_page import CHROMIUM, FLAGS
+from tests.browser.driving import CHROMIUM, FLAGS
 from tests.servers import server
 
 pytestmark = [

@@ -1,0 +1,389 @@
+"""What the caller can do on the page, and what it says when a call cannot be had."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from playwright.async_api import Page, expect
+
+from tests.browser.driving import (
+    CHROMIUM,
+    NO_MICROPHONE,
+    begin_reply,
+    call,
+    expect_state,
+    hear_heartbeat,
+)
+from tests.browser.scripted_server import ScriptedServer
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),  # one browser serves all tests
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+
+
+# getUserMedia of the test's own: it answers when the test says so, and every stream can be looked at.
+ASK_THE_TEST = """
+    window.asked = [];
+    window.streams = [];
+    navigator.mediaDevices.getUserMedia = () => new Promise((resolve) => asked.push(resolve));
+    window.allow = async (index) => {
+        const stream = new AudioContext().createMediaStreamDestination().stream;
+        streams[index] = stream.getAudioTracks()[0];
+        asked[index](stream);
+        await new Promise((resolve) => setTimeout(resolve));
+    };
+    void 0;
+"""
+NOT_READY = {"error": {"message": "models are loading", "code": "not_ready"}}
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_label("Message").fill(text)
+    await page.keyboard.press("Enter")
+
+
+async def begin_call(server: ScriptedServer, page: Page) -> None:
+    """Call, and stay where the offer waits for its answer."""
+    server.answering.clear()
+    await page.get_by_role("button", name="Call", exact=True).click()
+    async with asyncio.timeout(10):
+        await server.asked.wait()
+
+
+async def test_a_typed_message_cuts_the_reply_and_asks_for_another(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    begin_reply(server, 1, "Let me tell you a story.")
+    await expect_state(page, "speaking")
+
+    await page.get_by_label("Message").fill("Stop, please")
+    await page.keyboard.press("Enter")
+
+    await expect(page.locator(".message").last.locator(".words")).to_have_text("Stop, please")
+    content = [{"type": "input_text", "text": "Stop, please"}]
+    item = {"id": "user_9", "type": "message", "role": "user", "content": content}
+    server.send("conversation.item.added", previous_item_id="agent_1", item=item)
+    server.send(
+        "error", error={"message": "nothing to cancel", "code": "x", "event_id": server.received[0]["event_id"]}
+    )
+    await expect(page.locator("[data-item-id=user_9] .words")).to_have_text("Stop, please")
+    await expect(page.locator(".message")).to_have_count(2)
+    await expect(page.locator("#notices p")).to_have_count(0)
+    assert [event["type"] for event in server.received] == [
+        "response.cancel",
+        "output_audio_buffer.clear",
+        "conversation.item.create",
+        "response.create",
+    ]
+    assert server.received[2]["item"] == {"type": "message", "role": "user", "content": content}
+
+
+async def test_typing_without_a_call_places_one_without_the_microphone(server: ScriptedServer, page: Page) -> None:
+    await page.evaluate(NO_MICROPHONE % "NotFoundError")
+
+    await say(page, "Good morning")
+
+    await expect(page.locator(".words")).to_have_text("Good morning")
+    await expect(page.get_by_role("button", name="Turn the microphone on")).to_be_visible()
+
+
+async def test_space_calls_and_escape_hangs_up(server: ScriptedServer, page: Page) -> None:
+    await page.keyboard.press("Space")
+    await expect_state(page, "listening")
+
+    async with page.expect_response("**/hangup"):
+        await page.keyboard.press("Escape")
+
+    await expect_state(page, "ended")
+    assert server.hangups == ["/v1/realtime/calls/rtc_1/hangup"]
+
+
+async def test_leaving_the_page_hangs_up(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+
+    await page.goto("about:blank")
+    async with asyncio.timeout(10):
+        await server.hung_up.wait()
+
+    assert server.hangups == ["/v1/realtime/calls/rtc_1/hangup"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("NotAllowedError", "microphone_denied"), ("NotFoundError", "no_microphone")]
+)
+async def test_without_a_microphone_the_caller_may_type(
+    server: ScriptedServer, page: Page, name: str, code: str
+) -> None:
+    await page.evaluate(NO_MICROPHONE % name)
+    await page.get_by_role("button", name="Call", exact=True).click()
+    await expect(page.locator("#problem")).to_have_attribute("data-code", code)
+
+    await page.get_by_role("button", name="Call without a microphone").click()
+
+    await expect(page.locator("#headline")).to_have_text("Type to talk")
+    assert server.calls == 1
+
+
+async def test_a_full_server_says_when_to_come_back(server: ScriptedServer, page: Page) -> None:
+    refusal = {"error": {"message": "all 50 calls are taken", "code": "server_full"}}
+    server.refuse = web.json_response(refusal, status=503, headers={"Retry-After": "2"})
+
+    await page.get_by_role("button", name="Call", exact=True).click()
+
+    await expect(page.locator("#problem")).to_have_attribute("data-code", "server_full")
+    await expect(page.locator("#problem-retry")).to_have_text("Call again in 2 s")
+    await expect(page.locator("#problem-retry")).to_be_enabled()
+    await page.locator("#problem-retry").click()
+    await expect_state(page, "listening")
+
+
+async def test_a_warming_server_is_called_again_by_itself(server: ScriptedServer, page: Page) -> None:
+    refusal = {"error": {"message": "models are loading", "code": "not_ready"}}
+    server.refuse = web.json_response(refusal, status=503, headers={"Retry-After": "1"})
+
+    await page.get_by_role("button", name="Call", exact=True).click()
+
+    await expect(page.locator("#problem")).to_have_attribute("data-code", "not_ready")
+    await expect_state(page, "listening")
+
+
+async def test_a_server_with_keys_is_given_one(server: ScriptedServer, page: Page) -> None:
+    server.refuse = web.json_response({"error": {"message": "no key"}}, status=401)
+    await page.get_by_role("button", name="Call", exact=True).click()
+
+    await expect(page.get_by_label("Access key")).to_be_focused()
+    await page.keyboard.type("sk-test")
+    async with page.expect_request("**/v1/realtime/calls") as request:
+        await page.keyboard.press("Enter")
+
+    await expect_state(page, "listening")
+    assert (await request.value).headers["authorization"] == "Bearer sk-test"
+
+
+async def test_a_lost_connection_is_called_again_once(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    begin_reply(server, 1, "Hello.")
+    await hear_heartbeat(server)
+
+    server.heartbeat = False
+
+    await expect(page.locator("[data-role=divider]")).to_have_text("Reconnected")
+    await expect(page.locator("[data-item-id=agent_1]")).to_have_attribute("data-status", "interrupted")
+    await expect_state(page, "listening")
+    server.beaten.clear()
+    server.heartbeat = True
+    await hear_heartbeat(server)
+    server.heartbeat = False
+    await expect(page.locator("#problem")).to_have_attribute("data-code", "lost", timeout=10_000)
+    assert server.calls == 2
+
+
+async def test_another_microphone_is_taken_in_mid_call_and_remembered(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    picker = page.get_by_role("combobox", name="Microphone")
+    chosen = await picker.locator("option").nth(1).get_attribute("value")
+
+    await picker.select_option(index=1)
+
+    await page.wait_for_function("id => localStorage.getItem('parley.microphone') === id", arg=chosen)
+    await expect_state(page, "listening")
+    await expect(page.locator("#notices p")).to_have_count(0)
+    await page.reload()
+    await call(server, page)
+    await expect(picker).to_have_value(chosen or "")
+
+
+async def test_a_muted_caller_is_told_so(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+
+    await page.get_by_role("button", name="Mute the microphone").click()
+
+    await expect(page.get_by_role("button", name="Unmute the microphone")).to_have_attribute("aria-pressed", "true")
+    await expect(page.locator("#headline")).to_have_text("You are muted")
+
+
+async def test_of_two_microphones_picked_quickly_the_last_one_counts(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await page.evaluate(ASK_THE_TEST)
+    picker = page.get_by_role("combobox", name="Microphone")
+    await expect(picker.locator("option").nth(2)).to_be_attached()
+    last = await picker.locator("option").nth(2).get_attribute("value")
+    await picker.select_option(index=1)
+    await picker.select_option(index=2)
+    await page.wait_for_function("asked.length === 2")
+
+    await page.evaluate("allow(1)")
+    await page.evaluate("allow(0)")
+
+    assert await page.evaluate("streams.map((track) => track.readyState)") == ["ended", "live"]
+    await expect(picker).to_have_value(last or "")
+    await page.keyboard.press("Escape")
+    assert await page.evaluate("streams.map((track) => track.readyState)") == ["ended", "ended"]
+
+
+async def test_a_microphone_that_fails_is_not_chosen(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await page.evaluate(NO_MICROPHONE % "NotFoundError")
+    picker = page.get_by_role("combobox", name="Microphone")
+
+    await picker.select_option(index=1)
+
+    await expect(page.locator("#notices p")).to_have_text("No microphone found")
+    await expect(picker).to_have_value("")
+    assert await page.evaluate("localStorage.getItem('parley.microphone')") is None
+
+
+async def test_a_muted_caller_stays_muted_with_another_microphone(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await page.get_by_role("button", name="Mute the microphone").click()
+    await page.evaluate(ASK_THE_TEST)
+    await page.get_by_role("combobox", name="Microphone").select_option(index=1)
+    await page.wait_for_function("asked.length === 1")
+
+    await page.evaluate("allow(0)")
+
+    assert await page.evaluate("streams[0].enabled") is False
+
+
+async def test_hanging_up_while_the_browser_asks_for_another_microphone_says_nothing(
+    server: ScriptedServer, page: Page
+) -> None:
+    await call(server, page)
+    await page.evaluate(ASK_THE_TEST)
+    await page.get_by_role("combobox", name="Microphone").select_option(index=1)
+    await page.wait_for_function("asked.length === 1")
+
+    await page.get_by_role("combobox", name="Microphone").press("Escape")
+    await page.evaluate("allow(0)")
+
+    assert await page.evaluate("streams[0].readyState") == "ended"
+    await expect(page.locator("#notices p")).to_have_count(0)
+
+
+async def test_cancelling_while_the_browser_asks_for_the_microphone_opens_no_connection(
+    server: ScriptedServer, page: Page
+) -> None:
+    await page.evaluate(ASK_THE_TEST)
+    await page.evaluate("""
+        window.peers = 0;
+        window.RTCPeerConnection = class extends RTCPeerConnection { made = (window.peers += 1); };
+        void 0;
+    """)
+    await page.get_by_role("button", name="Call", exact=True).click()
+    await page.wait_for_function("asked.length === 1")
+
+    await page.keyboard.press("Escape")
+    await page.evaluate("allow(0)")
+
+    assert await page.evaluate("streams[0].readyState") == "ended"
+    assert await page.evaluate("peers") == 0
+
+
+async def test_a_call_cancelled_while_it_is_offered_is_hung_up_once_it_has_an_address(
+    server: ScriptedServer, page: Page
+) -> None:
+    await begin_call(server, page)
+
+    await page.keyboard.press("Escape")
+    await expect_state(page, "idle")
+    server.answering.set()
+    async with asyncio.timeout(10):
+        await server.hung_up.wait()
+
+    assert server.hangups == ["/v1/realtime/calls/rtc_1/hangup"]
+
+
+async def test_what_was_typed_waits_for_a_warming_server_and_leaves_the_microphone_alone(
+    server: ScriptedServer, page: Page
+) -> None:
+    server.refuse = web.json_response(NOT_READY, status=503, headers={"Retry-After": "1"})
+    await say(page, "Good morning")
+    await expect(page.locator("#problem")).to_have_attribute("data-code", "not_ready")
+
+    await expect_state(page, "thinking")
+
+    await expect(page.get_by_role("button", name="Turn the microphone on")).to_be_visible()
+    await expect(page.locator(".words")).to_have_text(["Good morning"])
+    await expect(page.get_by_label("Message")).to_have_value("")
+
+
+async def test_calling_again_after_a_typed_call_leaves_the_microphone_alone(server: ScriptedServer, page: Page) -> None:
+    server.refuse = web.json_response({"error": {"message": "no"}}, status=500)
+    await say(page, "Good morning")
+    await expect(page.get_by_label("Message")).to_have_value("Good morning")
+
+    await page.get_by_role("button", name="Call again").click()
+
+    await expect(page.get_by_role("button", name="Turn the microphone on")).to_be_visible()
+    assert server.received == []
+
+
+async def test_cancelling_gives_back_what_was_typed_beside_the_draft(server: ScriptedServer, page: Page) -> None:
+    server.answering.clear()
+    await say(page, "Good morning.")
+    await page.get_by_label("Message").fill("One tea, please.")
+    await page.get_by_label("Message").blur()
+
+    await page.keyboard.press("Escape")
+
+    await expect(page.get_by_label("Message")).to_have_value("Good morning. One tea, please.")
+
+
+async def test_escape_clears_a_draft_before_it_hangs_up(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await page.get_by_label("Message").fill("One tea")
+
+    await page.keyboard.press("Escape")
+
+    await expect(page.get_by_label("Message")).to_have_value("")
+    await expect_state(page, "listening")
+    await page.keyboard.press("Escape")
+    await expect_state(page, "ended")
+
+
+async def test_a_double_click_calls_once(server: ScriptedServer, page: Page) -> None:
+    await page.get_by_role("button", name="Call", exact=True).dblclick()
+
+    await expect_state(page, "listening")
+
+
+async def test_space_in_what_was_said_places_no_call(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    begin_reply(server, 1, "Hello.")
+    await expect_state(page, "speaking")
+    await page.keyboard.press("Escape")
+
+    await page.locator("#main").press("Space")
+    await page.locator("#main").blur()
+    await page.keyboard.press("Space")
+
+    await expect_state(page, "ended")
+
+
+async def test_letters_and_shift_do_nothing_outside_a_field(server: ScriptedServer, page: Page) -> None:
+    await page.keyboard.type("/a")
+    await page.keyboard.press("Shift+Space")
+
+    await expect_state(page, "idle")
+    await expect(page.locator("body")).to_be_focused()
+    await expect(page.get_by_label("Message")).to_have_value("")
+
+
+async def test_a_dismissed_problem_leaves_the_focus_on_the_call_button(server: ScriptedServer, page: Page) -> None:
+    server.refuse = web.json_response({"error": {"message": "no"}}, status=500)
+    await page.get_by_role("button", name="Call", exact=True).click()
+
+    await page.get_by_role("button", name="Dismiss").press("Enter")
+
+    await expect(page.locator("#call")).to_be_focused()
+    await expect_state(page, "idle")
+
+
+async def test_a_countdown_is_no_alert(server: ScriptedServer, page: Page) -> None:
+    server.refuse = web.json_response(NOT_READY, status=503, headers={"Retry-After": "9"})
+
+    await page.get_by_role("button", name="Call", exact=True).click()
+
+    await expect(page.get_by_role("alert")).to_have_text("The server is warming up Its engines are not ready yet.")
+    await expect(page.locator("#problem-retry")).to_contain_text("Calling again in")
