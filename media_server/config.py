@@ -77,6 +77,7 @@ class WebRtcConfig(_Section):
 class CallConfig(_Section):
     """The life of a call."""
 
+    mode: Literal["talk", "echo"]
     greeting: bool
     greeting_after_ms: Ms
     instructions: str

@@ -2,6 +2,7 @@
 
     parley serve     take calls
     parley call      make one, with recordings or typed lines
+    parley load      make many, and measure what they cost the server
     parley demo      a server and a caller in one, to hear and see how it goes
     parley config    what is in force, and where each value comes from
 
@@ -69,7 +70,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     calling = commands.add_parser("call", help="make a call")
     demo = commands.add_parser("demo", help="a server and a caller in one")
-    if {"call", "demo"} & set(arguments):
+    loading = commands.add_parser("load", help="many calls at once, and what they cost a server")
+    if {"call", "demo", "load"} & set(arguments):
         # Only who calls needs the caller's side.
         from media_server.caller.call import add_call_arguments, add_demo_arguments, run_call, run_demo
 
@@ -77,6 +79,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         calling.set_defaults(run=run_call)
         add_demo_arguments(demo)
         demo.set_defaults(run=run_demo)
+        from media_server.caller.load import add_load_arguments, run_load
+
+        add_load_arguments(loading)
+        loading.set_defaults(run=run_load)
 
     showing = commands.add_parser("config", help="show what is in force, and where each value comes from")
     _add_config_arguments(showing)

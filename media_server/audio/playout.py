@@ -152,6 +152,11 @@ class Playout:
         return self._held_samples > 0
 
     @property
+    def ahead_ms(self) -> float:
+        """Return how much is written and not yet read."""
+        return self._held_samples * 1000 / self.rate_hz
+
+    @property
     def ducked(self) -> bool:
         """Return whether the reply is played more quietly."""
         return self._target_gain != 1.0

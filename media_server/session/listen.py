@@ -18,7 +18,14 @@ class Ear:
     """Hears one caller."""
 
     def __init__(
-        self, *, sound: LiveQueue, vad: Vad, rules: EndpointingRules, prefix_ms: int, post: Callable[[Happening], None]
+        self,
+        *,
+        sound: LiveQueue,
+        vad: Vad,
+        rules: EndpointingRules,
+        prefix_ms: int,
+        post: Callable[[Happening], None],
+        pass_on: Callable[[AudioChunk], None] | None = None,
     ) -> None:
         """Prepare to hear.
 
@@ -28,6 +35,7 @@ class Ear:
             rules: what counts as speech; may be changed at any time through `rules`.
             prefix_ms: how much sound from before the onset the recogniser gets.
             post: takes what happens.
+            pass_on: gets all sound as it comes, before it is judged.
         """
         self.prefix_ms = prefix_ms
         self.recent: Pcm = silence(0)
@@ -37,6 +45,7 @@ class Ear:
         self._endpointing = Endpointing(rules)
         self._manual = False
         self._post = post
+        self._pass_on = pass_on
         self._window = silence(vad.window_samples)
         self._filled = 0
         self._window_pts = 0
@@ -80,6 +89,8 @@ class Ear:
             chunk, arrived_s = await self._sound.get()
             self.first_sound.set()
             self.recent = chunk.pcm
+            if self._pass_on is not None:
+                self._pass_on(chunk)
             await self._hear(chunk, arrived_s)
 
     def commit(self) -> Utterance | None:

@@ -54,6 +54,7 @@ from media_server.events import (
 )
 from media_server.metrics import Metrics
 from media_server.session.commands import obey
+from media_server.session.echo import Echo
 from media_server.session.inbox import (
     Asked,
     ChannelClosed,
@@ -154,12 +155,14 @@ class Session:
         self._over = False  # nothing new begins: the call is ending, or a task of it has failed
         self._active_s = 0.0
         self._dropped_ms = 0.0
+        self._echo = Echo(self.playout) if config.call.mode == "echo" else None
         self.ear = Ear(
             sound=self._sound,
             vad=engines.vad,
             rules=self._rules(),
             prefix_ms=self._prefix_ms(),
             post=self._inbox.post,
+            pass_on=self._echo.hear if self._echo else None,
         )
         self.replies = Replies(
             call_id=self.id,
@@ -259,7 +262,7 @@ class Session:
         self._inbox.post(ChannelClosed(channel))
 
     async def _wait_to_greet(self) -> None:
-        if not self._config.call.greeting or not self._engines.greeting:
+        if not self._config.call.greeting or not self._engines.greeting or self._echo is not None:
             return
         await self.ear.first_sound.wait()
         try:
@@ -344,6 +347,8 @@ class Session:
     # --- the caller speaks ---
 
     def _hear(self, passed: Passed) -> None:
+        if self._echo is not None:
+            return
         if passed.utterance is not None:
             self._utterance = passed.utterance
         self._act(self.turns.hear(passed.milestone, self.replies.agent), passed.arrived_s)

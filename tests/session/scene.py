@@ -54,19 +54,16 @@ class Stage:
         self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
+        self._pts = 0
 
     # --- Media ---
 
     async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
         """Carry a packet each way every 20 ms until the caller is gone."""
         loop = asyncio.get_running_loop()
-        pts = 0
+        self._sound_in = sound_in
         while not self._gone.is_set():
-            pcm = silence(320)
-            if self.speaking:
-                pcm = np.full(320, 8000, dtype=np.int16)
-            sound_in.put(AudioChunk(pcm, HEARING_HZ, pts), loop.time())
-            pts += 320
+            self.put_packet()
             out = playout.read(SPEAKING_HZ // 50)
             self.heard.append((loop.time(), int(out.max())))
             self._changed.set()
@@ -93,6 +90,12 @@ class Stage:
     def ask(self, command: Command) -> None:
         """Ask something of the call."""
         self._commands.put_nowait(command)
+
+    def put_packet(self) -> None:
+        """Have the call hear the next 20 ms at once."""
+        pcm = np.full(320, 8000, dtype=np.int16) if self.speaking else silence(320)
+        self._sound_in.put(AudioChunk(pcm, HEARING_HZ, self._pts), asyncio.get_running_loop().time())
+        self._pts += 320
 
     def leave(self) -> None:
         """Vanish."""

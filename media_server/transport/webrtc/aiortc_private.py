@@ -257,6 +257,45 @@ async def end_connecting(tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(tasks)
 
 
+def shape(pc: RTCPeerConnection, arrival_s: Callable[[float], float | None]) -> None:
+    """Send what a connected `pc` sends through a bad network from now on.
+
+    Args:
+        pc: connected.
+        arrival_s: when a datagram that is sent now gets through; None: it is lost.
+    """
+    private: Any = pc
+    for transport in private._RTCPeerConnection__iceTransports:
+        for protocol in transport._connection._protocols:
+            protocol.transport = _BadNetwork(protocol.transport, arrival_s)
+
+
+class _BadNetwork:
+    """A datagram transport that loses and delays."""
+
+    def __init__(self, transport: asyncio.DatagramTransport, arrival_s: Callable[[float], float | None]) -> None:
+        self._transport = transport
+        self._arrival_s = arrival_s
+        self._loop = asyncio.get_running_loop()
+
+    def sendto(self, data: bytes, address: Any = None) -> None:
+        now_s = self._loop.time()
+        arrival_s = self._arrival_s(now_s)
+        if arrival_s is None:
+            return
+        if arrival_s <= now_s:
+            self._transport.sendto(data, address)
+        else:
+            self._loop.call_at(arrival_s, self._send_late, data, address)
+
+    def _send_late(self, data: bytes, address: Any) -> None:
+        if not self._transport.is_closing():
+            self._transport.sendto(data, address)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 def close_sockets(pc: RTCPeerConnection) -> None:
     """Close what a failed `pc.close()` may have left open."""
     private: Any = pc

@@ -1,0 +1,405 @@
+"""`parley load`: how many calls a server carries, and at what price.
+
+    parley load --url http://127.0.0.1:8080 --calls 50 --seconds 30
+
+Callers send speech for two fifths of the time, and one more says chirps, which an echo gives back (`call.mode = "echo"`
+at our own server). Callers and server share the machine's cores: the table shows what the callers took, too.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+import psutil
+
+from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.opus import CLOCK_HZ, OpusDecoder, OpusEncoder, OpusError
+from media_server.caller.chirp import EVERY_S, Stretch, chirps, find_delays_ms
+from media_server.caller.network import Conditions
+from media_server.caller.report import percentiles
+from media_server.caller.sound_file import read_sound
+from media_server.caller.swarm import SwarmCaller
+from media_server.errors import ParleyError, PeerGoneError
+from media_server.metrics import Metrics
+from media_server.transport.webrtc.pacing import Pacing
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # uvloop does not exist for Windows
+    from asyncio import new_event_loop  # type: ignore[assignment]
+
+SETTLE_S = 2.0
+"""From the last call's first packet to the beginning of the measurement."""
+
+LATE_MS = 20.0
+_FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
+_OK, _FAILED = 0, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    """In milliseconds; None: nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What came of a load.
+
+    Attributes:
+        calls: that were up and measured; the one that says chirps included.
+        failures: calls that never came up or were lost, and why.
+        server_cpu_ms_per_call_second: of all processes of the server; None: they are not on this machine.
+        rss_mb_per_call: what the server's memory grew by; None as above.
+        server_threads: at the end.
+        late_over_20ms_share: packets that came more than 20 ms after their place behind the call's fastest one.
+        lost_share: packets that did not come back, by their sequence numbers.
+        mouth_to_ear_ms: of chirps, from the way out of the caller to the way in; None where the server is no echo.
+        setup_ms: from the offer to the first packet.
+        caller_cpu_ms_per_call_second: what this process took.
+        conditions: of the made-up network.
+    """
+
+    url: str
+    calls: int
+    seconds: float
+    failures: list[str]
+    server_cpu_ms_per_call_second: float | None
+    rss_mb_per_call: float | None
+    server_threads: int | None
+    late_over_20ms_share: float | None
+    lost_share: float | None
+    packets: int
+    mouth_to_ear_ms: Percentiles
+    setup_ms: Percentiles
+    caller_cpu_ms_per_call_second: float
+    conditions: Conditions
+
+
+def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `parley load`."""
+    parser.add_argument("--url", required=True, help="the server, or where it takes offers (.../offer: as JSON)")
+    parser.add_argument("--calls", type=_count, default=10, metavar="N", help="at the same time (default: %(default)s)")
+    parser.add_argument("--seconds", type=_amount, default=20.0, metavar="S", help="measured (default: %(default)g)")
+    parser.add_argument("--rate", type=_amount, default=20.0, help="new calls a second; 0: all at once (default: 20)")
+    parser.add_argument("--file", type=Path, help="what the callers say, instead of a hum with pauses")
+    parser.add_argument("--pid", type=int, action="append", help="of the server; found by the port if not given")
+    parser.add_argument("--loss", type=_share, default=0.0, metavar="SHARE", help="of the callers' packets, 0 to 1")
+    parser.add_argument("--burst", type=_amount, default=1.0, metavar="N", help="packets lost in a row, on average")
+    parser.add_argument("--delay", type=_amount, default=0.0, metavar="MS", help="of the callers' packets")
+    parser.add_argument("--jitter", type=_amount, default=0.0, metavar="MS", help="delay on top, by chance")
+    parser.add_argument("--reorder", type=_share, default=0.0, metavar="SHARE", help="packets that are overtaken")
+    parser.add_argument("--seed", type=int, default=0, help="of all that happens by chance (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+
+def run_load(args: argparse.Namespace) -> int:
+    """Load a server; return 0 if every call came up and stayed, 1 if not."""
+    conditions = Conditions(
+        loss=args.loss,
+        burst=args.burst,
+        delay_ms=args.delay,
+        jitter_ms=args.jitter,
+        reorder=args.reorder,
+        seed=args.seed,
+    )
+    try:
+        speech = read_sound(args.file, SPEAKING_HZ) if args.file else hum_with_pauses()
+        load = Load(args.url, args.calls, speech, conditions, rate=args.rate, pids=args.pid)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            report = runner.run(load.run(args.seconds))
+    except ParleyError as error:
+        print(f"parley load: {error}", file=sys.stderr)
+        return _FAILED
+    show(report)
+    if args.json is not None:
+        args.json.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    return _FAILED if report.failures else _OK
+
+
+def hum_with_pauses() -> Pcm:
+    """Return ten seconds of which four sound like speech to a codec: int16, shape (n,), 24 kHz."""
+    at_s = np.arange(4 * SPEAKING_HZ) / SPEAKING_HZ
+    pitch = 2 * np.pi * np.cumsum(120 + 20 * np.sin(2 * np.pi * 0.7 * at_s)) / SPEAKING_HZ
+    harmonics = sum(np.sin(n * pitch) / n for n in range(1, 25))
+    syllables = 0.5 + 0.5 * np.sin(2 * np.pi * 4 * at_s)
+    breath = np.random.default_rng(1).normal(0, 0.1, len(at_s))
+    speech: Pcm = (5_000 * syllables * (harmonics + breath)).astype(np.int16)
+    return np.concatenate([speech, silence(6 * SPEAKING_HZ)])
+
+
+class Load:
+    """A load on one server."""
+
+    def __init__(
+        self, url: str, calls: int, speech: Pcm, conditions: Conditions, *, rate: float, pids: Sequence[int] | None
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            url: see `SwarmCaller`.
+            calls: how many at the same time.
+            speech: what they say, again and again: int16, shape (n,), 24 kHz.
+            conditions: of the network.
+            rate: new calls a second; 0: all at once.
+            pids: of the server; None: whoever listens on the port.
+        """
+        self._url = url
+        self._calls = calls
+        self._payloads = encode(speech)
+        self._chirps = encode(chirps(10, SPEAKING_HZ))
+        self._conditions = conditions
+        self._rate = rate
+        self._pids = pids
+        self._failures: list[str] = []
+        self._up: set[SwarmCaller] = set()
+        self._settled = asyncio.Event()
+
+    async def run(self, seconds: float) -> LoadReport:
+        """Load the server for so long, and hang up.
+
+        Raises:
+            PeerGoneError: no call came up.
+        """
+        server = Server(self._pids if self._pids is not None else listening_on(self._url))
+        pacing = Pacing(Metrics())
+        mouth = Mouth()
+        callers = [self._caller(n, pacing, mouth) for n in range(self._calls)]
+        memory_before = server.memory_mb()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http, asyncio.TaskGroup() as tasks:
+            timer = tasks.create_task(pacing.run(), name="pacing")
+            calling = [
+                tasks.create_task(self._call(caller, n, http), name=f"call {n}") for n, caller in enumerate(callers)
+            ]
+            await self._settled.wait()
+            await asyncio.sleep(SETTLE_S)
+            gc.freeze()
+            begin_s = asyncio.get_running_loop().time()
+            cpu_before_s, own_before_s = server.cpu_s(), _own_cpu_s()
+            await asyncio.sleep(seconds)
+            cpu_s, own_s = server.cpu_s(), _own_cpu_s()
+            up = [caller for caller in callers if caller in self._up]
+            memory_mb, threads = server.memory_mb(), server.threads()
+            end_s = asyncio.get_running_loop().time()
+            for task in (*calling, timer):
+                task.cancel()
+        if not up:
+            raise PeerGoneError(f"no call came up: {self._failures[0]}")
+        n_up = len(up)
+        counted = [Came(caller, begin_s, end_s) for caller in up]
+        packets = sum(came.n for came in counted)
+        expected = sum(came.expected for came in counted)
+        return LoadReport(
+            url=self._url,
+            calls=n_up,
+            seconds=seconds,
+            failures=self._failures,
+            server_cpu_ms_per_call_second=_per(_less(cpu_s, cpu_before_s), n_up * seconds / 1000),
+            rss_mb_per_call=_per(_less(memory_mb, memory_before), n_up),
+            server_threads=threads,
+            late_over_20ms_share=_per(float(sum(came.n_late for came in counted)), packets),
+            lost_share=_per(float(max(0, expected - packets)), expected),
+            packets=packets,
+            mouth_to_ear_ms=_percentiles(mouth.delays_ms(begin_s, end_s)),
+            setup_ms=_percentiles([caller.setup_ms for caller in callers if caller.setup_ms is not None]),
+            caller_cpu_ms_per_call_second=(own_s - own_before_s) * 1000 / (n_up * seconds),
+            conditions=self._conditions,
+        )
+
+    def _caller(self, n: int, pacing: Pacing, mouth: "Mouth") -> SwarmCaller:
+        probes = n == 0
+        return SwarmCaller(
+            self._url,
+            self._chirps if probes else self._payloads,
+            pacing,
+            # Spread evenly, whatever the number of calls: they do not all speak at once.
+            begin=0 if probes else round(len(self._payloads) * (n * 0.618 % 1)),
+            conditions=self._conditions,
+            stream=n,
+            on_sent=mouth.said if probes else None,
+            on_packet=mouth.heard if probes else None,
+        )
+
+    async def _call(self, caller: SwarmCaller, n: int, http: aiohttp.ClientSession) -> None:
+        await asyncio.sleep(n / self._rate if self._rate else 0)
+        try:
+            await caller.call(http, lambda: self._note(caller))
+        except ParleyError as error:
+            self._failures.append(str(error))
+            self._up.discard(caller)
+            self._settle()
+
+    def _note(self, caller: SwarmCaller) -> None:
+        self._up.add(caller)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go on once every call is up, or has failed."""
+        if len(self._up) + len(self._failures) >= self._calls:
+            self._settled.set()
+
+
+class Mouth:
+    """The caller that says chirps and hears them again."""
+
+    def __init__(self) -> None:
+        self._every = round(EVERY_S * 1000 / FRAME_MS)
+        self._said_s: list[float] = []
+        self._heard: list[Stretch] = []
+        self._decoder = OpusDecoder()
+
+    def said(self, number: int, at_s: float) -> None:
+        """Take that a packet went out."""
+        if number % self._every == 0:
+            self._said_s.append(at_s)
+
+    def heard(self, packet: Any, at_s: float) -> None:
+        """Take a packet that came back."""
+        try:
+            self._heard.append(Stretch(at_s, self._decoder.decode(packet.payload)))
+        except OpusError:
+            return
+
+    def delays_ms(self, begin_s: float, end_s: float) -> list[float]:
+        """Return the delays of the chirps that were said in that time."""
+        said_s = [at_s for at_s in self._said_s if begin_s <= at_s < end_s - EVERY_S]
+        return find_delays_ms(said_s, self._heard)
+
+
+class Came:
+    """What came back to one caller within a time."""
+
+    def __init__(self, caller: SwarmCaller, begin_s: float, end_s: float) -> None:
+        at_s = np.asarray(caller.arrivals_s)
+        within = (at_s >= begin_s) & (at_s < end_s)
+        at_s = at_s[within]
+        timestamps = np.unwrap(np.asarray(caller.timestamps)[within], period=1 << 32)
+        sequence = np.unwrap(np.asarray(caller.sequence)[within], period=1 << 16)
+        self.n = len(at_s)
+        self.expected = int(sequence.max() - sequence.min()) + 1 if self.n else 0
+        transit_ms = (at_s - timestamps / CLOCK_HZ) * 1000 if self.n else np.zeros(0)
+        self.n_late = int((transit_ms - transit_ms.min() > LATE_MS).sum()) if self.n else 0
+
+
+class Server:
+    """The processes of a server and their children; none of them may be on this machine."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._roots = [psutil.Process(pid) for pid in pids]
+
+    def cpu_s(self) -> float | None:
+        """Return what they have used."""
+        return self._sum(lambda process: sum(process.cpu_times()[:2]))
+
+    def memory_mb(self) -> float | None:
+        """Return what they hold."""
+        return self._sum(lambda process: process.memory_info().rss / 1e6)
+
+    def threads(self) -> int | None:
+        """Return how many threads they have."""
+        n = self._sum(lambda process: process.num_threads())
+        return None if n is None else round(n)
+
+    def _sum(self, of: Any) -> float | None:
+        if not self._roots:
+            return None
+        total = 0.0
+        for process in {each for root in self._roots for each in (root, *root.children(recursive=True))}:
+            try:
+                total += of(process)
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+
+def encode(pcm: Pcm) -> list[bytes]:
+    """Return the packets of some sound: int16, shape (n,), 24 kHz."""
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+    whole = len(pcm) // _FRAME_SAMPLES
+    return [encoder.encode(pcm[n * _FRAME_SAMPLES : (n + 1) * _FRAME_SAMPLES]) for n in range(whole)]
+
+
+def listening_on(url: str) -> list[int]:
+    """Return the processes of this machine that listen on the address; none if it is another machine's."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        return []
+    pids = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+    }
+    # A child that shares the port is counted with its parent.
+    return [pid for pid in pids if not {parent.pid for parent in psutil.Process(pid).parents()} & pids]
+
+
+def show(report: LoadReport) -> None:
+    """Print a report as a table."""
+    for name, value in asdict(report).items():
+        if name == "failures":
+            for failure in value[:5]:
+                print(f"{'failed':<32} {failure}")
+        elif isinstance(value, dict):
+            shown = "  ".join(f"{key} {_shown(each)}" for key, each in value.items())
+            print(f"{name:<32} {shown}")
+        else:
+            print(f"{name:<32} {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _percentiles(values: Sequence[float]) -> Percentiles:
+    return Percentiles(**percentiles(values)) if values else Percentiles(p50=None, p95=None, p99=None)
+
+
+def _less(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _per(amount: float | None, of: float) -> float | None:
+    return None if amount is None or not of else amount / of
+
+
+def _own_cpu_s() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"wanted 1 or more, got {text}")
+    return number
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"wanted a number of 0 or more, got {text!r}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"wanted a share of 0 to 1, got {text!r}")
+    return number
