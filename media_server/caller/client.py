@@ -28,9 +28,9 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.rtcdatachannel import RTCDataChannel
-from aiortc.rtp import RtpPacket
 
 from media_server.audio.chunk import Pcm
+from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import OpusDecoder
 from media_server.caller.ear import Ear
 from media_server.caller.microphone import Microphone
@@ -281,7 +281,7 @@ class CallClient:
         except (aiohttp.ClientError, OSError) as error:
             raise PeerGoneError(f"{self.url}: nobody answers there: {error}") from error
 
-    def _hear(self, packet: RtpPacket) -> None:
+    def _hear(self, packet: RtpSound) -> None:
         now_s = asyncio.get_running_loop().time()
         if self.setup.first_packet_ms is None:
             self.setup.first_packet_ms = self._since_offer_ms()

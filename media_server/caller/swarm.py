@@ -18,9 +18,9 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
-from aiortc.rtp import RtpPacket
 
 from media_server.audio.chunk import FRAME_MS
+from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import CLOCK_HZ
 from media_server.caller.network import Conditions, Network
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
@@ -59,7 +59,7 @@ class SwarmCaller:
         conditions: Conditions | None = None,
         stream: int = 0,
         on_sent: Callable[[int, float], None] | None = None,
-        on_packet: Callable[[RtpPacket, float], None] | None = None,
+        on_packet: Callable[[RtpSound, float], None] | None = None,
     ) -> None:
         """Prepare a call.
 
@@ -181,7 +181,7 @@ class SwarmCaller:
             self._on_sent(number, now_s)
         self.sent += 1
 
-    def _take(self, packet: RtpPacket) -> None:
+    def _take(self, packet: RtpSound) -> None:
         now_s = self._loop.time()
         if self.setup_ms is None:
             self.setup_ms = (now_s - self._offered_s) * 1000

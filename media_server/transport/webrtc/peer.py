@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
-from aiortc.rtp import RtpPacket
 
 from media_server.audio.jitter import JitterCounts, RtpSound
 from media_server.audio.live_queue import LiveQueue
@@ -212,10 +211,10 @@ class WebRtcPeer:
     def _on_heard(self) -> None:
         self._heard_s = self._loop.time()
 
-    def _on_packet(self, packet: RtpPacket) -> None:
+    def _on_packet(self, packet: RtpSound) -> None:
+        self._heard_s = self._loop.time()
         if self._inbound is not None:
-            sound = RtpSound(packet.ssrc, packet.sequence_number, packet.timestamp, packet.payload)
-            self._inbound.receive(sound, self._heard_s)
+            self._inbound.receive(packet, self._heard_s)
 
     def _on_data_channel(self, channel: RTCDataChannel) -> None:
         taken = self._channel is not None and not self._channel.closed

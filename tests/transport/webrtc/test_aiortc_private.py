@@ -5,15 +5,23 @@ from typing import Any
 
 import aioice.ice
 import pytest
+from aioice.ice import StunProtocol
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, exceptions
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpparameters import (
+    RTCRtpCodecParameters,
+    RTCRtpHeaderExtensionParameters,
+    RTCRtpParameters,
+    RTCRtpReceiveParameters,
+)
 from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcsctptransport import SCTP_MAX_PACKET_LENGTH
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 
+from media_server.audio.jitter import RtpSound
 from media_server.transport.webrtc import aiortc_private
-from media_server.transport.webrtc.aiortc_private import addresses_for, choose_codec, gather_on, take_over
+from media_server.transport.webrtc.aiortc_private import addresses_for, choose_codec, gather_on, read_rtp, take_over
 from tests.transport.webrtc.far_end import FarEnd
 
 RECEIVER_PARTS = ["started", "codecs", "rtcp_task", "remote_streams", "lsr", "lsr_time", "rtcp_ssrc", "transport"]
@@ -52,7 +60,8 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
     ("function", "parameters"),
     [
         (RTCRtpReceiver.receive, ["self", "parameters"]),
-        (RTCRtpReceiver._handle_rtp_packet, ["self", "packet", "arrival_time_ms"]),
+        (StunProtocol.datagram_received, ["self", "data", "addr"]),
+        (RTCDtlsTransport._recv_next, ["self"]),
         (RTCRtpReceiver._handle_rtcp_packet, ["self", "packet"]),
         (RTCRtpReceiver._run_rtcp, ["self"]),
         (RTCRtpReceiver._set_rtcp_ssrc, ["self", "ssrc"]),
@@ -91,14 +100,56 @@ async def test_of_many_sources_the_oldest_is_forgotten_and_the_new_one_is_heard(
     router = receiver.transport._rtp_router
 
     for ssrc in (1, 2, 3, 4, 5, 1):
-        packet = RtpPacket(payload_type=0, ssrc=ssrc)
-        assert router.route_rtp(packet) is receiver
-        await receiver._handle_rtp_packet(packet, 0)
+        receiver._take(RtpPacket(payload_type=0, ssrc=ssrc, payload=b"x").serialize())
     known = set(router.ssrc_table)
     await pc.close()
 
     assert heard == [1, 2, 3, 4, 5, 1]
     assert known == {3, 4, 5, 1}
+
+
+def test_rtp_is_still_decrypted_as_we_decrypt_it() -> None:
+    source = inspect.getsource(RTCDtlsTransport._recv_next)
+
+    assert "first_byte > 127 and first_byte < 192 and self._rx_srtp" in source
+    assert "data = self._rx_srtp.unprotect(data)" in source
+
+
+@pytest.mark.parametrize(
+    ("packet", "payload"),
+    [
+        (RtpPacket(payload_type=96, sequence_number=7, timestamp=960, ssrc=5, payload=b"abc"), b"abc"),
+        (RtpPacket(payload_type=96, sequence_number=7, timestamp=960, ssrc=5, marker=1), b""),
+    ],
+)
+def test_a_packet_is_read_as_aiortc_writes_it(packet: RtpPacket, payload: bytes) -> None:
+    packet.csrc = [1, 2]
+    packet.extensions.mid = "0"
+    packet.padding_size = 4
+    extensions = HeaderExtensionsMap()
+    extensions.configure(
+        RTCRtpParameters(
+            headerExtensions=[RTCRtpHeaderExtensionParameters(id=1, uri="urn:ietf:params:rtp-hdrext:sdes:mid")]
+        )
+    )
+
+    read = read_rtp(packet.serialize(extensions))
+
+    assert read == (96, RtpSound(5, 7, 960, payload))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x90" + bytes(11),  # an extension that is not there
+        b"\x90" + bytes(13) + b"\xff\xff",  # an extension that is longer than the packet
+        b"\xa0" + bytes(10) + b"\xff",  # more padding than packet
+        b"\x8f" + bytes(11),  # fifteen sources that are not there
+        b"\x40" + bytes(20),  # another version
+    ],
+)
+def test_a_packet_that_says_more_than_it_holds_is_malformed(data: bytes) -> None:
+    assert read_rtp(data) is None
 
 
 def test_sctp_packets_fit_the_smallest_ipv6_path() -> None:
