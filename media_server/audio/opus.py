@@ -114,15 +114,15 @@ class OpusDecoder:
 
 
 class OpusEncoder:
-    """Turns 24 kHz mono into the packets of one stream, with a copy of each in the next for those that get lost."""
+    """Turns 24 kHz mono into the packets of one stream."""
 
-    def __init__(self, *, bitrate_bps: int, complexity: int, expected_loss_percent: int = 5) -> None:
+    def __init__(self, *, bitrate_bps: int, complexity: int, expected_loss_percent: int = 0) -> None:
         """Make an encoder for speech.
 
         Args:
             bitrate_bps: 6,000 to 510,000.
             complexity: 0 to 10.
-            expected_loss_percent: how much libopus spends on the copies; 0: none.
+            expected_loss_percent: see `expect_loss`.
         """
         self._lib = library()
         self._state = ctypes.create_string_buffer(self._lib.opus_encoder_get_size(1))
@@ -130,12 +130,19 @@ class OpusEncoder:
         for request, value in (
             (_SET_BITRATE, bitrate_bps),
             (_SET_COMPLEXITY, complexity),
-            (_SET_INBAND_FEC, int(expected_loss_percent > 0)),
-            (_SET_PACKET_LOSS_PERC, expected_loss_percent),
             (_SET_SIGNAL, _SIGNAL_VOICE),
         ):
-            _check(self._lib.opus_encoder_ctl(self._state, request, ctypes.c_int(value)))
+            self._set(request, value)
+        self.expect_loss(expected_loss_percent)
         self._packet = ctypes.create_string_buffer(MAX_PACKET_BYTES)
+
+    def expect_loss(self, percent: int) -> None:
+        """Put a copy of each frame into the next packet, the better the more get lost; 0: none, which is a third cheaper."""
+        self._set(_SET_INBAND_FEC, int(percent > 0))
+        self._set(_SET_PACKET_LOSS_PERC, percent)
+
+    def _set(self, request: int, value: int) -> None:
+        _check(self._lib.opus_encoder_ctl(self._state, request, ctypes.c_int(value)))
 
     def encode(self, pcm: Pcm) -> bytes:
         """Return the packet of one frame.

@@ -160,8 +160,8 @@ class Load:
         """
         self._url = url
         self._calls = calls
-        self._payloads = encode(speech)
-        self._chirps = encode(chirps(10, SPEAKING_HZ))
+        self._payloads = encode(speech, conditions.loss)
+        self._chirps = encode(chirps(10, SPEAKING_HZ), conditions.loss)
         self._conditions = conditions
         self._rate = rate
         self._pids = pids
@@ -326,9 +326,9 @@ class Server:
         return total
 
 
-def encode(pcm: Pcm) -> list[bytes]:
-    """Return the packets of some sound: int16, shape (n,), 24 kHz."""
-    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+def encode(pcm: Pcm, loss: float) -> list[bytes]:
+    """Return the packets of some sound: int16, shape (n,), 24 kHz; with copies if some get lost, as browsers do."""
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=min(30, round(loss * 100)))
     whole = len(pcm) // _FRAME_SAMPLES
     return [encoder.encode(pcm[n * _FRAME_SAMPLES : (n + 1) * _FRAME_SAMPLES]) for n in range(whole)]
 

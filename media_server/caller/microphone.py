@@ -50,7 +50,7 @@ class Microphone(MediaStreamTrack):
     def __init__(self) -> None:
         """Start silent."""
         super().__init__()
-        self._encoder = OpusEncoder(bitrate_bps=_BITRATE_BPS, complexity=_COMPLEXITY)
+        self._encoder = OpusEncoder(bitrate_bps=_BITRATE_BPS, complexity=_COMPLEXITY, expected_loss_percent=5)
         self._recordings: deque[_Recording] = deque()
         self._due_s: float | None = None
         self._pts = 0

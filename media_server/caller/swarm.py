@@ -90,6 +90,7 @@ class SwarmCaller:
         self._loop = asyncio.get_running_loop()
         self._offered_s = 0.0
         self._location = ""
+        self._last_s = 0.0
 
     async def call(self, http: aiohttp.ClientSession, on_connected: Callable[[], None]) -> None:
         """Call, and stay until cancelled; then hang up. `on_connected`: told once the first packet has come back.
@@ -163,7 +164,8 @@ class SwarmCaller:
                 async with asyncio.timeout(2), http.delete(self._location):
                     pass
 
-    def _beat(self, now_s: float) -> None:
+    def _beat(self, due_s: float) -> None:
+        now_s = self._loop.time()
         if self._pc.connectionState in {"failed", "closed"}:
             raise PeerGoneError(f"{self.url}: the connection failed, or was closed")
         if self.setup_ms is None and now_s - self._offered_s > CONNECT_TIMEOUT_S:
@@ -172,6 +174,12 @@ class SwarmCaller:
             return
         if self.sent == 0 and self._conditions is not None and not self._conditions.clean:
             shape(self._pc, Network(self._conditions, self._stream).arrival_s)
+        if self.sent:
+            # What was missed in a stall of ours is not sent, but its time has passed.
+            missed = max(0, round((due_s - self._last_s) * 1000 / FRAME_MS) - 1)
+            self._sender.skip(missed * FRAME_TICKS)
+            self._begin += missed
+        self._last_s = due_s
         number = self._begin + self.sent
         try:
             self._sender.send_packet(self._payloads[number % len(self._payloads)], FRAME_TICKS, marker=self.sent == 0)

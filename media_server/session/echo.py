@@ -3,9 +3,12 @@
 Everything but the conversation is at work: the connection, the ear with its VAD, the playout, the levels.
 """
 
-from media_server.audio.chunk import HEARING_HZ, AudioChunk
+from media_server.audio.chunk import HEARING_HZ, AudioChunk, silence
 from media_server.audio.playout import Floor, Playout
 from media_server.audio.resample import Resampler
+
+INAUDIBLE = 4
+"""Silence is not worth resampling."""
 
 AHEAD_LIMIT_MS = 40
 """What comes while more than this waits for the ear is left out: an echo that was late once would be late for ever."""
@@ -21,6 +24,9 @@ class Echo:
 
     def hear(self, chunk: AudioChunk) -> None:
         """Say a chunk of 16 kHz mono."""
-        pcm = self._resampler.push(chunk.pcm)
+        if chunk.pcm.max() <= INAUDIBLE and chunk.pcm.min() >= -INAUDIBLE:
+            pcm = silence(len(chunk.pcm) * self._playout.rate_hz // HEARING_HZ)
+        else:
+            pcm = self._resampler.push(chunk.pcm)
         if self._playout.ahead_ms <= AHEAD_LIMIT_MS:
             self._floor.write(pcm)

@@ -13,7 +13,7 @@ def tone(n_frames: int, hz: float = 440.0) -> Pcm:
 
 
 def packets(pcm: Pcm) -> list[bytes]:
-    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=5)
     return [encoder.encode(pcm[at : at + FRAME]) for at in range(0, len(pcm), FRAME)]
 
 

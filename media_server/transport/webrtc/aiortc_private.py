@@ -2,8 +2,8 @@
 
     what we do                                          what we touch
     our receiver and sender in the place of aiortc's    RTCRtpTransceiver.__receiver, .__sender
-    packets straight to us, no queue, task or thread    aioice StunProtocol.datagram_received, RTCDtlsTransport._rx_srtp,
-                                                        ._rtp_router, RTCRtpReceiver.receive, .__codecs, ...
+    packets straight to us, no queue, task or thread    aioice StunProtocol.datagram_received, RTCDtlsTransport._rx_srtp
+                                                        and ._rtp_router, RTCRtpReceiver.receive, .__codecs, ...
     ready packets out, no track, no encoder, no task    RTCRtpSender._run_rtp, .__packet_count, .__ntp_timestamp, ...
     one codec in the answer, with parameters            RTCRtpTransceiver._codecs
     candidates on our own addresses, loopback as well   aioice Connection.get_component_candidates, ._local_candidates
@@ -27,7 +27,7 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
 from aiortc.rtcrtpsender import RTCRtpSender, random_sequence_number
-from aiortc.rtp import AnyRtcpPacket, RtpPacket
+from aiortc.rtp import AnyRtcpPacket, RtcpRrPacket, RtcpSrPacket, RtpPacket
 from aiortc.utils import random32
 
 from media_server.audio.jitter import RtpSound
@@ -162,6 +162,8 @@ class RtpSender(RTCRtpSender):
         self._timestamp = random32()
         self._extensions = b""
         self.ready = False
+        self.lost_share = 0.0
+        """Of our packets, as the far end's last report has it, 0 to 1."""
 
     @property
     def rtt_ms(self) -> float | None:
@@ -192,6 +194,11 @@ class RtpSender(RTCRtpSender):
         self._sequence_number = (self._sequence_number + 1) % (1 << 16)
         self._timestamp = (self._timestamp + n_ticks) % (1 << 32)
 
+    def skip(self, n_ticks: int) -> None:
+        """Let time pass in which nothing is sent."""
+        if n_ticks > 0:
+            self._timestamp = (self._timestamp + n_ticks) % (1 << 32)
+
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         # aiortc starts this when the connection stands, and `stop` cancels it and waits for the second event.
         private: Any = self
@@ -209,6 +216,10 @@ class RtpSender(RTCRtpSender):
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         self._on_heard()
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == self._ssrc:
+                    self.lost_share = report.fraction_lost / 256  # RFC 3550 section 6.4.1
         await super()._handle_rtcp_packet(packet)
 
 

@@ -1,4 +1,7 @@
-"""From what we say to RTP payloads: one for each 20 ms, for ever. Silence is encoded once and sent again and again."""
+"""From what we say to RTP payloads: one for each 20 ms, for ever. Silence is encoded once and sent again and again.
+
+Copies of packets, for a far end that loses some, are sent only while it says that it does.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +16,16 @@ FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
 _SETTLED_FRAMES = 5
 """After so many silent frames the encoder has said all it held back, and its packet stands for all silence to come."""
 
+INAUDIBLE = 4
+"""Samples of at most this, -78 dB of full scale, are silence: the rounding of a codec or a resampler."""
+
+WORTH_COPIES = 0.01
+COPIES_PERCENT = (5, 30)
+"""What the encoder is told at least and at most: below 5 it makes no copies, above 30 they are all that there is."""
+
+COPIES_FOR_S = 10.0
+"""So long after the last report of loss; loss comes in clusters."""
+
 
 class SoundEncoder(Protocol):
     """Turns 24 kHz mono into the packets of one stream."""
@@ -22,6 +35,9 @@ class SoundEncoder(Protocol):
     def encode(self, pcm: Pcm) -> bytes:
         """Return the packet of one frame, int16, shape (480,)."""
 
+    def expect_loss(self, percent: int) -> None:
+        """Prepare for so much of it to be lost; 0: nothing."""
+
 
 class OpusVoice:
     """Opus."""
@@ -30,10 +46,8 @@ class OpusVoice:
 
     def __init__(self, config: WebRtcConfig) -> None:
         self._encoder = opus.OpusEncoder(bitrate_bps=config.bitrate_bps, complexity=config.complexity)
-
-    def encode(self, pcm: Pcm) -> bytes:
-        """See `SoundEncoder`."""
-        return self._encoder.encode(pcm)
+        self.encode = self._encoder.encode
+        self.expect_loss = self._encoder.expect_loss
 
 
 class G711Voice:
@@ -49,6 +63,9 @@ class G711Voice:
         """See `SoundEncoder`."""
         return g711.encode(self._downsampler.push(pcm), self._law)
 
+    def expect_loss(self, percent: int) -> None:
+        """Do nothing: G.711 has no room for copies."""
+
 
 ENCODERS: dict[str, Callable[[WebRtcConfig], SoundEncoder]] = {
     "opus": OpusVoice,
@@ -63,26 +80,44 @@ class Outgoing:
     """One RTP packet to be. `onset`: the first one after silence (RFC 3551 section 4.1: the marker bit)."""
 
     payload: bytes
-    n_ticks: int
     onset: bool
 
 
 class Outbound:
-    """The mouth's side of a connection."""
+    """The mouth's side of a connection.
+
+    Attributes:
+        n_ticks: how long a packet sounds, in ticks of the RTP clock.
+    """
 
     def __init__(self, encoder: SoundEncoder) -> None:
         self._encoder = encoder
-        self._n_ticks = encoder.clock_hz * FRAME_MS // 1000
+        self.n_ticks = encoder.clock_hz * FRAME_MS // 1000
         self._silent_frames = 0
         self._silence = b""
+        self._loss_percent = 0
+        self._copies_until_s = 0.0
+
+    def expect_loss(self, share: float, now_s: float) -> None:
+        """Take how much the far end loses, 0 to 1. To be called at any time."""
+        percent = self._loss_percent
+        if share > WORTH_COPIES:
+            least, most = COPIES_PERCENT
+            percent = min(max(round(share * 100), least), most)
+            self._copies_until_s = now_s + COPIES_FOR_S
+        elif now_s >= self._copies_until_s:
+            percent = 0
+        if percent != self._loss_percent:
+            self._loss_percent = percent
+            self._encoder.expect_loss(percent)
 
     def packet(self, pcm: Pcm) -> Outgoing:
         """Return the packet of one frame: int16, shape (480,), 24 kHz."""
-        if pcm.any():
+        if pcm.max() > INAUDIBLE or pcm.min() < -INAUDIBLE:
             onset = self._silent_frames > 0
             self._silent_frames = 0
-            return Outgoing(self._encoder.encode(pcm), self._n_ticks, onset)
+            return Outgoing(self._encoder.encode(pcm), onset)
         if self._silent_frames < _SETTLED_FRAMES:
             self._silent_frames += 1
             self._silence = self._encoder.encode(pcm)
-        return Outgoing(self._silence, self._n_ticks, onset=False)
+        return Outgoing(self._silence, onset=False)

@@ -25,7 +25,7 @@ STALL_TICKS = 2 * PHASES
 """So many ticks late is a stall; less is made up for, tick by tick."""
 
 Beat: TypeAlias = Callable[[float], None]
-"""Serves one call; is given the time on the loop's clock. What it raises ends its own beats, and nobody else's."""
+"""Serves one call; is given its place on the grid, on the loop's clock. What it raises ends its own beats alone."""
 
 
 class Pacing:
@@ -65,16 +65,16 @@ class Pacing:
                 missed = int(late_s / TICK_S)
                 due_s += missed * TICK_S
                 tick += missed
-            self._serve(self._phases[tick % PHASES], now_s, max(0.0, now_s - due_s))
+            self._serve(self._phases[tick % PHASES], due_s, max(0.0, now_s - due_s))
             due_s += TICK_S
             tick += 1
 
-    def _serve(self, phase: dict[Beat, asyncio.Future[None]], now_s: float, late_s: float) -> None:
+    def _serve(self, phase: dict[Beat, asyncio.Future[None]], due_s: float, late_s: float) -> None:
         if phase:
             self._metrics.observe("frame_late_ms", late_s * 1000, len(phase))
         for beat, failed in tuple(phase.items()):
             try:
-                beat(now_s)
+                beat(due_s)
             except Exception as error:
                 # What ends one call is that call's alone; `keep` raises it there.
                 phase.pop(beat, None)

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
+from media_server.audio.chunk import FRAME_MS
 from media_server.audio.jitter import JitterCounts, RtpSound
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.playout import Playout
@@ -178,15 +179,22 @@ class WebRtcPeer:
         outbound = Outbound(ENCODERS[self._codec](self._config))
         sends = self._transceiver.currentDirection in _SENDS
         inbound = self._inbound
+        last_s = started_s
 
-        def beat(now_s: float) -> None:
+        def beat(due_s: float) -> None:
+            nonlocal last_s
             self._check_open()
+            now_s = self._loop.time()
             self._check_heard(now_s)
             inbound.advance(now_s)
+            # What was missed in a stall is not sent, but its time has passed (RFC 3550 section 5.1: the timestamp).
+            self._sender.skip((round((due_s - last_s) * 1000 / FRAME_MS) - 1) * outbound.n_ticks)
+            last_s = due_s
+            outbound.expect_loss(self._sender.lost_share, now_s)
             if self._sender.ready or not sends:
                 out = outbound.packet(playout.read(FRAME_SAMPLES))
                 try:
-                    self._sender.send_packet(out.payload, out.n_ticks, marker=out.onset)
+                    self._sender.send_packet(out.payload, outbound.n_ticks, marker=out.onset)
                 except ConnectionError:
                     raise PeerGoneError("the connection was lost") from None
 

@@ -18,7 +18,7 @@ def tone(n_frames: int, rate_hz: int = 24_000) -> Pcm:
 
 
 def opus_payloads(n_frames: int, pcm: Pcm | None = None) -> list[bytes]:
-    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5)
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=5)
     pcm = tone(n_frames) if pcm is None else pcm
     return [encoder.encode(pcm[n * 480 : (n + 1) * 480]) for n in range(n_frames)]
 

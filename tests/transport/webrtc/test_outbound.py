@@ -21,10 +21,14 @@ class CountingEncoder:
 
     def __init__(self) -> None:
         self.n_encoded = 0
+        self.expected_percent: list[int] = []
 
     def encode(self, pcm: Pcm) -> bytes:
         self.n_encoded += 1
         return str(self.n_encoded).encode()
+
+    def expect_loss(self, percent: int) -> None:
+        self.expected_percent.append(percent)
 
 
 def test_settled_silence_is_sent_again_without_being_encoded() -> None:
@@ -35,6 +39,36 @@ def test_settled_silence_is_sent_again_without_being_encoded() -> None:
 
     assert encoder.n_encoded == 5
     assert set(payloads[5:]) == {b"5"}
+
+
+def test_what_cannot_be_heard_is_silence() -> None:
+    encoder = CountingEncoder()
+    outbound = Outbound(encoder)
+
+    for _ in range(50):
+        outbound.packet(np.full(480, 4, dtype=np.int16))
+
+    assert encoder.n_encoded == 5
+
+
+def test_copies_are_sent_while_the_far_end_reports_loss_and_ten_seconds_longer() -> None:
+    encoder = CountingEncoder()
+    outbound = Outbound(encoder)
+
+    for now_s, share in [
+        (0, 0.0),
+        (1, 0.02),
+        (2, 0.02),
+        (3, 0.12),
+        (4, 0.6),
+        (5, 0.0),
+        (13.9, 0.0),
+        (14.1, 0.0),
+        (15, 0.0),
+    ]:
+        outbound.expect_loss(share, now_s)
+
+    assert encoder.expected_percent == [5, 12, 30, 0]
 
 
 def test_the_first_frame_after_silence_is_marked_as_an_onset() -> None:
@@ -63,5 +97,6 @@ def test_g711_frames_are_160_bytes_and_keep_the_level() -> None:
 
     packets = [outbound.packet(pcm) for pcm in frames(tone(10))]
 
-    assert {(len(packet.payload), packet.n_ticks) for packet in packets} == {(160, 160)}
+    assert {len(packet.payload) for packet in packets} == {160}
+    assert outbound.n_ticks == 160
     assert g711.decode(packets[5].payload, "alaw").astype(float).std() == pytest.approx(5_657, rel=0.05)
