@@ -137,7 +137,7 @@ class OpusEncoder:
         self._packet = ctypes.create_string_buffer(MAX_PACKET_BYTES)
 
     def expect_loss(self, percent: int) -> None:
-        """Put a copy of each frame into the next packet, the better the more get lost; 0: none, which is a third cheaper."""
+        """Put a copy of each frame into the next packet, the better the more get lost; 0: none, a third cheaper."""
         self._set(_SET_INBAND_FEC, int(percent > 0))
         self._set(_SET_PACKET_LOSS_PERC, percent)
 

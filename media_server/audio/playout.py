@@ -100,7 +100,8 @@ class Playout:
         self._finished = False
         self._changed = asyncio.Event()
         self._read_waited = False
-        self.recent: Pcm = silence(0)
+        self._silence: Pcm = silence(0)
+        self.recent: Pcm = self._silence
         """What was read last, int16, as loud as it went out."""
 
     # --- the reply's side ---
@@ -193,7 +194,9 @@ class Playout:
         """Return exactly `n_samples`, int16, shape (n_samples,), padded with silence."""
         if not self._held_samples:
             self._gain = self._target_gain
-            self.recent = silence(n_samples)
+            if len(self._silence) != n_samples:
+                self._silence = silence(n_samples)
+            self.recent = self._silence
             if self._read_waited:
                 self._read_waited = False
                 self._changed.set()

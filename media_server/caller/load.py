@@ -186,11 +186,11 @@ class Load:
                 tasks.create_task(self._call(caller, n, http), name=f"call {n}") for n, caller in enumerate(callers)
             ]
             await self._settled.wait()
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(SETTLE_S if self._up else 0)
             gc.freeze()
             begin_s = asyncio.get_running_loop().time()
             cpu_before_s, own_before_s = server.cpu_s(), _own_cpu_s()
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds if self._up else 0)
             cpu_s, own_s = server.cpu_s(), _own_cpu_s()
             up = [caller for caller in callers if caller in self._up]
             memory_mb, threads = server.memory_mb(), server.threads()

@@ -113,7 +113,7 @@ class Outbound:
 
     def packet(self, pcm: Pcm) -> Outgoing:
         """Return the packet of one frame: int16, shape (480,), 24 kHz."""
-        if pcm.max() > INAUDIBLE or pcm.min() < -INAUDIBLE:
+        if pcm.any() and (pcm.max() > INAUDIBLE or pcm.min() < -INAUDIBLE):
             onset = self._silent_frames > 0
             self._silent_frames = 0
             return Outgoing(self._encoder.encode(pcm), onset)

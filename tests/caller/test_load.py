@@ -1,0 +1,118 @@
+"""A small load on a real server, in processes of their own."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+import pytest
+
+from media_server.caller.load import (
+    Came,
+    Load,
+    LoadReport,
+    add_load_arguments,
+    hum_with_pauses,
+    listening_on,
+    run_load,
+)
+from media_server.caller.network import Conditions
+from media_server.errors import PeerGoneError
+from tests.servers import server
+
+ECHO = '[call]\nmode = "echo"\n'
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_load_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+async def loaded(url: str, calls: int = 3, conditions: Conditions | None = None) -> LoadReport:
+    load = Load(url, calls, hum_with_pauses(), conditions or Conditions(), rate=0, pids=None)
+    return await load.run(3.0)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(60)
+async def test_every_call_comes_up_and_the_echo_is_measured() -> None:
+    async with server(ECHO) as url:
+        report = await loaded(url)
+
+    assert (report.calls, report.failures, report.lost_share) == (3, [], 0.0)
+    assert report.packets == pytest.approx(3 * 3 * 50, abs=6)
+    assert report.mouth_to_ear_ms.p50 is not None
+    assert 5 < report.mouth_to_ear_ms.p50 < 200
+    assert report.setup_ms.p50 is not None
+    assert report.server_cpu_ms_per_call_second is not None
+    assert report.server_cpu_ms_per_call_second > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(60)
+async def test_a_bad_network_is_heard_in_the_echo_and_delays_it() -> None:
+    async with server(ECHO) as url:
+        clean = await loaded(url, 1)
+        late = await loaded(url, 1, Conditions(delay_ms=150))
+
+    assert clean.mouth_to_ear_ms.p50 is not None
+    assert late.mouth_to_ear_ms.p50 is not None
+    assert late.mouth_to_ear_ms.p50 - clean.mouth_to_ear_ms.p50 == pytest.approx(150, abs=40)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(60)
+async def test_calls_beyond_the_servers_limit_are_failures_with_their_reason() -> None:
+    async with server(ECHO + "[server]\nmax_calls = 2\n") as url:
+        report = await loaded(url)
+
+    assert report.calls == 2
+    assert len(report.failures) == 1
+    assert "the server is full" in report.failures[0]
+
+
+async def test_where_nobody_answers_the_load_says_so() -> None:
+    with pytest.raises(PeerGoneError, match=r"no call came up: .* nobody answers there"):
+        await loaded("http://127.0.0.1:9")
+
+
+def test_a_load_that_fails_ends_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_load(parse("--url", "http://127.0.0.1:9", "--calls", "1", "--seconds", "1")) == 1
+    assert "parley load: no call came up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [("--calls", "0"), ("--loss", "1"), ("--jitter", "-1"), ("--seconds", "inf")])
+def test_wrong_amounts_are_wrong_use(wrong: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--url", "http://127.0.0.1:9", *wrong)
+
+    assert ended.value.code == 2
+
+
+class Arrivals:
+    """What came to a caller, made up."""
+
+    def __init__(self, late_s: dict[int, float], lost: set[int]) -> None:
+        came = [n for n in range(100) if n not in lost]
+        self.arrivals_s = [n * 0.02 + late_s.get(n, 0.0) for n in came]
+        self.timestamps = [(n * 960 + (1 << 32) - 5_000) % (1 << 32) for n in came]
+        self.sequence = [(n + 65_500) % 65_536 for n in came]
+
+
+def test_late_and_lost_packets_are_counted_across_the_wrap() -> None:
+    caller: Any = Arrivals({10: 0.025, 20: 0.015, 30: 0.1}, {40, 41, 50})
+
+    came = Came(caller, 0.0, 10.0)
+
+    assert (came.n, came.expected, came.n_late) == (97, 100, 2)
+
+
+def test_a_hum_speaks_two_fifths_of_the_time() -> None:
+    hum = hum_with_pauses()
+
+    assert len(hum) == 240_000
+    assert np.mean(hum != 0) == pytest.approx(0.4, abs=0.01)
+
+
+def test_another_machines_server_has_no_processes_here() -> None:
+    assert listening_on("http://192.0.2.1:8080") == []
