@@ -12,6 +12,7 @@ An unknown name is refused, with the nearest known one.
 """
 
 import difflib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from media_server.errors import ConfigError
@@ -38,6 +39,9 @@ def find_root(code: Path) -> Path:
 ROOT = find_root(Path(__file__))
 DEFAULT_FILE = ROOT / "config" / "default.toml"
 ENV_PREFIX = "PARLEY_"
+SECRETS = ("_key", "_password", "_secret")
+"""How the names of knobs end whose values are never shown."""
+
 _NOT_KNOBS = {"PARLEY_CONFIG", "PARLEY_SPEECH"}  # of this file, of the tests
 _SERVICE = re.compile(
     r"PARLEY(_[A-Z0-9]+)*_"
@@ -49,6 +53,19 @@ Ms = Annotated[int, Field(ge=0, le=600_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def _split(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""A TOML list, or a text with commas or blanks between: the environment knows no lists."""
+
+# RFC 7064 section 3.1, RFC 7065 section 3.1.
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_STUN_URL = re.compile(rf"stuns?:{_HOST}")
+_TURN_URL = re.compile(rf"turns?:{_HOST}(?:\?transport=(?:udp|tcp))?")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -58,6 +75,7 @@ class ServerConfig(_Section):
 
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
+    workers: Annotated[int, Field(ge=0, le=255)]
     max_calls: Annotated[int, Field(ge=1)]
     retry_after_s: Annotated[int, Field(ge=1)]
     max_body_bytes: Annotated[int, Field(ge=1024)]
@@ -66,12 +84,61 @@ class ServerConfig(_Section):
 class WebRtcConfig(_Section):
     """How sound and events travel."""
 
+    bind: str
+    announce: Names
+    port_min: Annotated[int, Field(ge=0, le=65535)]
+    port_max: Annotated[int, Field(ge=0, le=65535)]
+    stun_url: str
+    turn_urls: Names
+    turn_secret: Annotated[str, Field(repr=False)]
+    turn_ttl_s: Annotated[int, Field(ge=60)]
     connect_timeout_s: Annotated[float, Field(gt=0)]
     gone_after_s: Annotated[float, Field(gt=0)]
     bitrate_bps: Annotated[int, Field(ge=6000, le=510_000)]
     complexity: Annotated[int, Field(ge=0, le=10)]
     live_queue_ms: Ms
     wait_limit_ms: Ms
+
+    @field_validator("announce")
+    @classmethod
+    def _check_announce(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                ipaddress.ip_address(each)
+            except ValueError:
+                raise PydanticCustomError("no_address", "Input should be IP addresses") from None
+        return value
+
+    @field_validator("port_max")
+    @classmethod
+    def _check_ports(cls, value: int, info: ValidationInfo) -> int:
+        port_min = info.data.get("port_min", 0)
+        if value < port_min or (value > 0 and port_min == 0):
+            wanted = "Input should be at least webrtc.port_min, {port_min}; both are 0 for any port"
+            raise PydanticCustomError("no_range", wanted, {"port_min": port_min})
+        return value
+
+    @field_validator("stun_url")
+    @classmethod
+    def _check_stun_url(cls, value: str) -> str:
+        if value and not _STUN_URL.fullmatch(value):
+            raise PydanticCustomError("no_stun_url", "Input should be stun:HOST or stun:HOST:PORT")
+        return value
+
+    @field_validator("turn_urls")
+    @classmethod
+    def _check_turn_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_TURN_URL.fullmatch(each) for each in value):
+            wanted = "Input should be turn:HOST:PORT or turns:HOST:PORT, with ?transport=udp or tcp if you like"
+            raise PydanticCustomError("no_turn_url", wanted)
+        return value
+
+    @field_validator("turn_secret")
+    @classmethod
+    def _check_turn_secret(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("turn_urls") and not value:
+            raise PydanticCustomError("no_secret", "Input should be the secret that webrtc.turn_urls share with us")
+        return value
 
 
 class CallConfig(_Section):
@@ -278,7 +345,7 @@ def _check_name(name: str, origin: str) -> None:
     if nearest and origin.startswith(ENV_PREFIX):
         nearest = ENV_PREFIX + nearest.upper().replace(".", "__")
     hint = f"; did you mean {nearest!r}?" if nearest else f"; the sections are {', '.join(Config.model_fields)}"
-    raise ConfigError(f"{origin}: unknown name {name!r}{hint}")
+    raise ConfigError(f"{origin}: unknown name {name.rstrip('.')!r}{hint}")
 
 
 def _validate(values: dict[str, Any], origins: dict[str, str]) -> Config:
@@ -290,6 +357,6 @@ def _validate(values: dict[str, Any], origins: dict[str, str]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        found = repr(first["input"])[:80]
+        name = ".".join(str(part) for part in first["loc"][:2])  # what follows is a place in a list
+        found = "what is not shown" if name.endswith(SECRETS) and first["input"] else repr(first["input"])[:80]
         raise ConfigError(f"{origins.get(name, 'configuration')}: {name}: {first['msg']}, found {found}") from None

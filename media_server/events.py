@@ -353,6 +353,14 @@ class LevelsMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class DigitPressed:
+    """The caller pressed a key: one of `0123456789*#ABCD`. Told when it is let go."""
+
+    digit: str
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorHappened:
     """Something went wrong that this channel should know.
 
@@ -397,6 +405,7 @@ Event: TypeAlias = (
     | TurnMeasured
     | BargeInMeasured
     | LevelsMeasured
+    | DigitPressed
     | ErrorHappened
 )
 

@@ -24,6 +24,8 @@ from media_server.engines.build import build_engines
 from media_server.errors import ConfigError, ParleyError
 from signaling.app import serve
 from signaling.house import VERSION
+from signaling.neighbours import Neighbours
+from signaling.supervisor import Supervisor
 
 try:
     from uvloop import new_event_loop  # takes about a quarter off the loop's time
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     args = _parser(arguments).parse_args(arguments)
+    args.arguments = arguments
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)
@@ -66,6 +69,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     serving = commands.add_parser("serve", help="take calls")
     _add_config_arguments(serving)
+    serving.add_argument("--workers", type=int, help="media processes; 0: one a core")
+    serving.add_argument("--place", type=_place, help=argparse.SUPPRESS)  # of a media process, by its supervisor
     serving.set_defaults(run=_serve)
 
     calling = commands.add_parser("call", help="make a call")
@@ -98,7 +103,7 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> Loaded:
-    given = {"server.host": args.host, "server.port": args.port}
+    given = {"server.host": args.host, "server.port": args.port, "server.workers": getattr(args, "workers", None)}
     return load_config(os.environ, args.config, {name: value for name, value in given.items() if value is not None})
 
 
@@ -107,13 +112,46 @@ def _load(args: argparse.Namespace) -> Loaded:
 
 def _serve(args: argparse.Namespace) -> int:
     config = _load(args).config
+    place: _Place | None = args.place
+    if place is not None:
+        config = config.model_copy(update={"server": config.server.model_copy(update={"port": place.port})})
     logging.basicConfig(level=config.log.level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for library in ("aioice", "aiortc"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    engines = build_engines(config)
+    n = config.server.workers or os.cpu_count() or 1
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(config, engines, lambda line: print(line, flush=True)))
+        if place is None and n > 1:
+            supervisor = Supervisor(args.arguments, n, config.server.host, config.server.port, _say)
+            return runner.run(supervisor.run())
+        engines = build_engines(config)
+        if place is None:
+            runner.run(serve(config, engines, _say))
+        else:
+            neighbours = Neighbours(place.folder, place.index, place.n)
+            if place.index == 0:
+                for line in engines.lines():
+                    _say(line)
+            runner.run(serve(config, engines, lambda _: None, neighbours))
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A media process among its neighbours: which of how many, their port, and their folder."""
+
+    index: int
+    n: int
+    port: int
+    folder: Path
+
+
+def _place(text: str) -> _Place:
+    index, n, port, folder = text.split(",", 3)
+    return _Place(int(index), int(n), int(port), Path(folder))
 
 
 # --- config ----------------------------------------------------------------------------------------------------------

@@ -26,9 +26,10 @@ from media_server.protocol.realtime import RealtimeWire
 from media_server.session.manager import SessionManager
 from media_server.transport.webrtc.pacing import Pacing
 from media_server.transport.webrtc.peer import WebRtcPeer
-from signaling import operations, realtime
+from signaling import ice_servers, operations, realtime
 from signaling.house import HOUSE, Engines, House
 from signaling.middleware import add_headers, answer_errors
+from signaling.neighbours import NEIGHBOURS, Neighbours, pass_on
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,18 @@ GC_THRESHOLDS = (50_000, 20, 100)
 _HTTP_CLOSE_LIMIT_S = 2.0  # for answers under way at the end, and for the rest of a body that was refused
 
 
-def build_house(config: Config, engines: Engines) -> House:
-    """Return the house: every part knows those that it needs."""
+def build_house(config: Config, engines: Engines, neighbours: Neighbours | None = None) -> House:
+    """Return the house: every part knows those that it needs. `neighbours`: the server's other processes, if any."""
     metrics = Metrics()
     pacing = Pacing(metrics)
 
     def make_peer(on_channel: Callable[[Channel], None]) -> WebRtcPeer:
         return WebRtcPeer(
-            config.webrtc, bind_host=config.server.host, wire=RealtimeWire, on_channel=on_channel, pacing=pacing
+            config.webrtc,
+            bind_host=config.webrtc.bind or config.server.host,
+            wire=RealtimeWire,
+            on_channel=on_channel,
+            pacing=pacing,
         )
 
     return House(
@@ -56,52 +61,68 @@ def build_house(config: Config, engines: Engines) -> House:
         engines=engines,
         metrics=metrics,
         pacing=pacing,
-        manager=SessionManager(engines, config, metrics),
+        manager=SessionManager(engines, config, metrics, neighbours=neighbours),
         make_peer=make_peer,
     )
 
 
-def build_app(house: House) -> web.Application:
+def build_app(house: House, neighbours: Neighbours | None = None) -> web.Application:
     """Return the front door of a house."""
-    app = web.Application(middlewares=[answer_errors], client_max_size=house.config.server.max_body_bytes)
+    middlewares = [answer_errors] if neighbours is None else [answer_errors, pass_on]
+    app = web.Application(middlewares=middlewares, client_max_size=house.config.server.max_body_bytes)
     app[HOUSE] = house
+    if neighbours is not None:
+        app[NEIGHBOURS] = neighbours
     app.on_response_prepare.append(add_headers)
     realtime.add_routes(app)
+    ice_servers.add_routes(app)
     operations.add_routes(app)
     return app
 
 
-async def serve(config: Config, engines: Engines, say: Callable[[str], None]) -> None:
+async def serve(
+    config: Config, engines: Engines, say: Callable[[str], None], neighbours: Neighbours | None = None
+) -> None:
     """Serve calls until SIGINT or SIGTERM; then hang up and stop.
 
     Args:
         config: the configuration in force.
         engines: not loaded yet.
         say: told, line by line, what the operator should see.
+        neighbours: the server's other processes, which share its port; None: there are none.
 
     Raises:
         AddressError: the address cannot be listened on.
         EngineError: an engine cannot be had.
         ConfigError: an engine cannot use what it was given.
     """
-    house = build_house(config, engines)
+    house = build_house(config, engines, neighbours)
     runner = web.AppRunner(
-        build_app(house), access_log=None, shutdown_timeout=_HTTP_CLOSE_LIMIT_S, lingering_time=_HTTP_CLOSE_LIMIT_S
+        build_app(house, neighbours),
+        access_log=None,
+        shutdown_timeout=_HTTP_CLOSE_LIMIT_S,
+        lingering_time=_HTTP_CLOSE_LIMIT_S,
     )
     await runner.setup()
     try:
-        url = await _listen(runner, config.server.host, config.server.port)
+        url = await _listen(runner, config.server.host, config.server.port, shared=neighbours is not None)
+        if neighbours is not None:
+            await web.UnixSite(runner, neighbours.socket).start()
         for line in engines.lines():
             say(line)
         say(f"listening on {url}, the engines are warming up")
-        failure = await _live(house, url, say)
+        failure = await _live(house, url, say, neighbours)
     finally:
+        if neighbours is not None:
+            await neighbours.close()
         await runner.cleanup()
     if failure is not None:
         raise failure
 
 
-async def _live(house: House, url: str, say: Callable[[str], None]) -> ParleyError | None:
+async def _live(
+    house: House, url: str, say: Callable[[str], None], neighbours: Neighbours | None
+) -> ParleyError | None:
     """Run what lives as long as the process; return what ended it: None for a signal."""
     ending: asyncio.Future[ParleyError | None] = asyncio.get_running_loop().create_future()
 
@@ -115,6 +136,8 @@ async def _live(house: House, url: str, say: Callable[[str], None]) -> ParleyErr
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        if neighbours is not None:
+            neighbours.note_ready(True)
         say(f"ready for calls after {asyncio.get_running_loop().time() - begun_s:.1f} s: {url}")
 
     with _Signals(ending):
@@ -126,8 +149,10 @@ async def _live(house: House, url: str, say: Callable[[str], None]) -> ParleyErr
             warming = tasks.create_task(warm_up(), name="warm-up")
             failure = await ending
             house.stopping.set()
+            if neighbours is not None:
+                neighbours.note_ready(False)
             if failure is None:
-                say(f"stopping, {house.manager.calls} calls are hung up")
+                say(f"stopping; calls to hang up: {house.manager.calls}")
             for task in (calls, warming, engines, pacing, lag):
                 task.cancel()
                 await asyncio.wait([task])
@@ -143,9 +168,9 @@ async def watch_lag(metrics: Metrics) -> None:
         metrics.observe("loop_lag_ms", max(0.0, loop.time() - due_s) * 1000)
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+async def _listen(runner: web.AppRunner, host: str, port: int, *, shared: bool) -> str:
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, reuse_port=shared or None).start()
     except OSError as error:
         why = (error.strerror or str(error)).rpartition(": ")[2]
         raise AddressError(

@@ -6,11 +6,13 @@ GET  /          the browser client; its files under /static/
 """
 
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from media_server.config import ROOT
 from signaling.house import HOUSE, VERSION
+from signaling.neighbours import NEIGHBOURS
 
 STATIC = ROOT / "static"
 
@@ -40,13 +42,16 @@ def add_routes(app: web.Application) -> None:
 async def _health(request: web.Request) -> web.Response:
     house = request.app[HOUSE]
     state = house.state
-    health = {
+    health: dict[str, Any] = {
         "status": state,
         "engines": house.engines.states(),
-        "calls": house.manager.calls,
+        "calls": house.manager.calls + house.manager.calls_elsewhere,
         "max_calls": house.config.server.max_calls,
         "version": VERSION,
     }
+    neighbours = request.app.get(NEIGHBOURS)
+    if neighbours is not None:
+        health["processes"] = {"ready": len(neighbours.board.ready), "of": neighbours.board.n}
     response = web.json_response(health, status=200 if state == "ready" else 503)
     response.headers["Cache-Control"] = "no-store"
     if state != "ready":

@@ -5,6 +5,7 @@
 //   closed     by hangUp(), or listeners.closed(reason) told why: "ended" by the server, or "lost"
 
 const CALLS_PATH = "v1/realtime/calls"; // relative, so that the page works behind a path prefix too
+const ICE_SERVERS_PATH = "v1/realtime/ice_servers";
 const OPEN_LIMIT_MS = 15000;
 const HEARTBEAT_LIMIT_MS = 3000; // parley.levels comes five times a second
 const RETRY_AFTER_S = 5; // where a 503 does not say
@@ -173,9 +174,20 @@ export class Call {
   }
 
   async #negotiate(peer) {
+    peer.setConfiguration({ ...peer.getConfiguration(), iceServers: await this.#iceServers() });
     await peer.setLocalDescription();
     const answer = await this.#exchange(peer.localDescription.sdp);
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
+  }
+
+  /** Return the server's STUN and TURN servers: none if it names none. A server that is not there is told of by the offer. */
+  async #iceServers() {
+    try {
+      const response = await fetch(ICE_SERVERS_PATH, { headers: this.#headers, signal: this.#abort.signal });
+      return response.ok ? (await response.json()).ice_servers : [];
+    } catch {
+      return [];
+    }
   }
 
   /** Send the offer. It is never taken back: the server may have given the call its place, which only a hang-up frees. */

@@ -9,6 +9,7 @@
 //   text                what the agent wrote, or what the caller typed
 //   aloud, spoken       whether the agent speaks this item, and how many of its characters were spoken
 //   heard               the text that reached the caller's ear, where a reply was cut
+//   cutOff              whether the end of the call cut it, not the caller
 //   latency, bargeIn    the measures of the turn
 //   revision            grows with every change: what is drawn is as old as the revision it was drawn from
 //
@@ -19,6 +20,8 @@ export function newConversation() {
   return {
     items: [],
     latencyOf: new Map(), // response id -> its latency: measures may come before the words
+    spokenMeanwhile: false, // a reply has been heard since the caller finished
+    waited: new Set(), // ids of responses that could begin only after that one
     hearing: null, // the item that the caller is speaking now
     awaiting: false, // the caller has finished, and no reply has begun
     replying: null, // the response being written
@@ -33,6 +36,7 @@ export function newConversation() {
 export function startCall(conversation, label) {
   endCall(conversation);
   conversation.latencyOf.clear();
+  conversation.waited.clear();
   if (conversation.items.length > 0) {
     conversation.items.push(newItem({ id: `call_${conversation.items.length}`, role: "divider", text: label }));
   }
@@ -44,7 +48,9 @@ export function endCall(conversation) {
   for (const item of conversation.items) {
     if (item.role === "caller" && item.status === "partial") change(item, { status: "final", stable: joined(item), tail: "" });
     const cutOff = item.status === "writing" || unfinished(item) || (item.status === "interrupted" && item.heard === null);
-    if (item.role === "agent" && cutOff) cut(item, split(item.text, spokenChars(item))[0]);
+    if (item.role !== "agent" || !cutOff) continue;
+    if (item.status !== "interrupted") change(item, { cutOff: true });
+    cut(item, split(item.text, spokenChars(item))[0]);
   }
 }
 
@@ -92,8 +98,7 @@ const CHANGES = {
     findOrAdd(conversation, item_id, "caller");
   },
   "input_audio_buffer.speech_stopped": (conversation, { item_id }) => {
-    conversation.hearing = null;
-    conversation.awaiting = true;
+    Object.assign(conversation, { hearing: null, awaiting: true, spokenMeanwhile: conversation.playing });
     change(findOrAdd(conversation, item_id, "caller"), {});
   },
   "input_audio_buffer.cleared": (conversation) => Object.assign(conversation, { hearing: null, awaiting: false }),
@@ -116,8 +121,9 @@ const CHANGES = {
     if (item.status === "partial" && !item.guessed) change(item, { stable: item.stable + delta });
   },
   "conversation.item.input_audio_transcription.completed": (conversation, { item_id, transcript }) => {
-    change(findOrAdd(conversation, item_id, "caller"), { status: "final", stable: transcript.trim(), tail: "" });
-    if (transcript.trim() === "") conversation.awaiting = false;
+    const stable = transcript.trim();
+    change(findOrAdd(conversation, item_id, "caller"), { status: stable ? "final" : "failed", stable, tail: "" });
+    if (!stable) conversation.awaiting = false;
   },
   "conversation.item.input_audio_transcription.failed": (conversation, { item_id }) => {
     change(findOrAdd(conversation, item_id, "caller"), { status: "failed", tail: "" });
@@ -125,6 +131,7 @@ const CHANGES = {
   },
 
   "response.created": (conversation, { response }) => {
+    if (conversation.spokenMeanwhile) conversation.waited.add(response.id);
     conversation.replying = response.id;
     conversation.awaiting = false;
   },
@@ -145,8 +152,7 @@ const CHANGES = {
   },
 
   "output_audio_buffer.started": (conversation) => {
-    conversation.playing = true;
-    conversation.ducked = false;
+    Object.assign(conversation, { playing: true, ducked: false, spokenMeanwhile: true });
   },
   "output_audio_buffer.stopped": (conversation, { response_id }) => {
     Object.assign(conversation, { playing: false, ducked: false });
@@ -171,8 +177,9 @@ const CHANGES = {
     if (item) cut(item, text);
   },
 
-  "parley.latency": (conversation, { response_id, ...latency }) => {
-    if (latency.voice_to_voice_ms === null) return; // a greeting, or an answer to what was typed
+  "parley.latency": (conversation, { response_id, ...stages }) => {
+    if (stages.voice_to_voice_ms === null) return; // a greeting, or an answer to what was typed
+    const latency = { ...stages, waited: conversation.waited.has(response_id) };
     conversation.latencies.push(latency);
     conversation.latencyOf.set(response_id, latency);
     for (const item of repliedIn(conversation, response_id)) change(item, { latency });
@@ -195,6 +202,7 @@ function newItem(fields) {
     aloud: false,
     spoken: 0,
     heard: null,
+    cutOff: false,
     latency: null,
     bargeIn: null,
     responseId: null,

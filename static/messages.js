@@ -15,7 +15,8 @@ export const STAGES = [
 ];
 
 export const FAILED = "The reply failed.";
-const UNRECOGNISED = "These words could not be recognised.";
+const NOT_UNDERSTOOD = "(not understood)";
+const WAITED = "Wait for the other reply"; // the last stage is nearly all of that, where there was one
 
 /** Role of an item -> what makes its parts. `open`: whether its latency strip was unfolded. */
 export const MESSAGE_PARTS = {
@@ -30,14 +31,14 @@ export const MESSAGE_PARTS = {
 
 /** What a screen reader says of an item that is over: nothing that the caller was spared. */
 export function caption(item) {
-  if (item.role === "caller") return `You: ${item.text || item.stable || UNRECOGNISED}`;
-  if (item.status === "interrupted") return `Parley: ${split(item.text, spokenChars(item))[0].trimEnd()} (interrupted)`;
+  if (item.role === "caller") return `You: ${item.text || item.stable || NOT_UNDERSTOOD}`;
+  if (item.status === "interrupted") return `Parley: ${split(item.text, spokenChars(item))[0].trimEnd()} (${howCut(item)})`;
   return `Parley: ${item.text || FAILED}`;
 }
 
 function callerWords(item) {
   if (item.text) return [make("span", { className: "stable", text: item.text })];
-  if (item.status === "failed" && !item.stable) return [make("em", { text: UNRECOGNISED })];
+  if (item.status === "failed" && !item.stable) return [make("em", { text: NOT_UNDERSTOOD })];
   const words = [make("span", { className: "stable", text: item.stable })];
   if (item.tail) words.push(item.stable ? " " : "", make("span", { className: "tail", text: item.tail }));
   if (item.status === "partial") words.push(make("span", { className: "dots", hiddenFromReaders: true }));
@@ -48,22 +49,30 @@ function agentWords(item) {
   if (!item.text) return [make("em", { text: FAILED })];
   const [spoken, unspoken] = split(item.text, spokenChars(item));
   const words = [make("span", { className: "spoken", text: spoken })];
-  if (unspoken && item.status === "interrupted") words.push(make("span", { className: "hidden", text: " (interrupted; not heard:) " }));
+  if (unspoken && item.status === "interrupted") words.push(make("span", { className: "hidden", text: ` (${howCut(item)}; not heard:) ` }));
   if (unspoken) words.push(make(item.status === "interrupted" ? "s" : "span", { className: "unspoken", text: unspoken }));
   return words;
+}
+
+function howCut(item) {
+  return item.cutOff ? "cut off" : "interrupted";
 }
 
 function measures(item, open) {
   const parts = [];
   if (item.latency) parts.push(latencyStrip(item.latency, open));
-  if (item.status === "interrupted") parts.push(interruption(item.bargeIn));
+  if (item.status === "interrupted") parts.push(item.cutOff ? make("p", { className: "cut-off", text: "Cut off" }) : interruption(item.bargeIn));
   return parts.length > 0 ? [make("div", { className: "measures" }, ...parts)] : [];
 }
 
 function latencyStrip(latency, open) {
   const inside = (latency.asr_final_ms ?? 0) + (latency.llm_first_token_ms ?? 0) + (latency.tts_first_audio_ms ?? 0);
   const values = { ...latency, rest_ms: Math.max(0, (latency.first_packet_ms ?? 0) - inside) };
-  const stages = STAGES.filter(({ key }) => values[key] >= 0.5).map(({ key, name }) => ({ key, name, ms: Math.round(values[key]) }));
+  const stages = STAGES.filter(({ key }) => values[key] >= 0.5).map(({ key, name }) => ({
+    key,
+    name: key === "rest_ms" && latency.waited ? WAITED : name,
+    ms: Math.round(values[key]),
+  }));
   const totalMs = Math.round(latency.voice_to_voice_ms);
   const spelled = stages.map(({ name, ms }) => `${name} ${ms} ms`).join(", ");
   const bar = make("span", { className: "bar", hiddenFromReaders: true });

@@ -42,8 +42,12 @@ const HINTS = {
   ended: "Call again whenever you like.",
 };
 const HINT_IN_CALL = "Say hello. You can interrupt at any time.";
+const HINT_TYPING = "Type a message, and hear the answer.";
 
-// What can go wrong: what the caller reads, and what they can do about it.
+const NO_MICROPHONE = { id: "none", label: "No microphone" }; // in the picker while a call has none; it cannot be picked
+
+// What can go wrong: what the caller reads, and what they can do about it. Where the server said when to call again, the
+// page does it by itself.
 const PROBLEMS = {
   microphone_denied: {
     title: "The microphone is blocked",
@@ -68,8 +72,8 @@ const PROBLEMS = {
     text: "Open this page over https or on localhost, or go on without a microphone.",
     textOnly: true,
   },
-  server_full: { title: "All lines are busy", text: "There is no room for another call just now.", retry: "Call again" },
-  not_ready: { title: "The server is warming up", text: "Its engines are not ready yet.", retry: "Call again", automatic: true },
+  server_full: { title: "All lines are busy", text: "There is no room for another call just now." },
+  not_ready: { title: "The server is warming up", text: "Its engines are not ready yet." },
   unauthorized: { title: "This server asks for a key", text: "Its operator can give you one.", key: true },
   unreachable: { title: "The server cannot be reached", text: "Check your network, then call again.", retry: "Call again" },
   refused: { title: "The server did not take the call", text: "", retry: "Call again" },
@@ -126,7 +130,7 @@ async function placeCall({ microphone = true, again = false } = {}) {
   });
   call.muted = again && state.muted;
   Object.assign(state, { call, phase: again ? "reconnecting" : "connecting", problem: null, lastedMs: null, following: true });
-  if (!again) Object.assign(state, { mayRetry: true, muted: false, turnedMs: performance.now() });
+  if (!again) Object.assign(state, { mayRetry: true, muted: false, turnedMs: performance.now(), notices: [] });
   draw();
   try {
     await call.open({ microphone, deviceId: state.microphoneId, key: state.key });
@@ -175,13 +179,19 @@ function fail(reason, error, microphone) {
   finish(state.call, "failed");
   const code = reason in PROBLEMS ? reason : "failed";
   const retryAtMs = error.retryAfterS ? performance.now() + error.retryAfterS * 1000 : null;
-  if (!PROBLEMS[code].automatic) giveBack(); // else it is sent when the call succeeds
+  if (retryAtMs === null) giveBack(); // else it is sent when the call succeeds
   state.problem = { code, detail: error.message, retryAtMs, microphone };
   draw();
   if (PROBLEMS[code].key) page.key.focus();
 }
 
+/** Whether the page is about to call again by itself. */
+function waiting() {
+  return state.problem !== null && state.problem.retryAtMs !== null;
+}
+
 function dismissProblem() {
+  if (waiting()) state.turnedMs = performance.now();
   state.problem = null;
   giveBack();
   draw();
@@ -336,7 +346,7 @@ function draw() {
   document.body.dataset.layout = calling || items.length > 0 ? "call" : "hero";
   document.title = calling ? `${HEADLINES[shown]} · Parley` : "Parley";
   setText(page.headline, statusLine(shown));
-  setText(page.hint, HINTS[shown] ?? HINT_IN_CALL);
+  setText(page.hint, HINTS[shown] ?? (state.call.hasMicrophone ? HINT_IN_CALL : HINT_TYPING));
   setText(page.status, statusLine(shown));
   setText(page.progress, progress(shown));
   drawControls(calling);
@@ -349,7 +359,7 @@ function draw() {
 
 function statusLine(shown) {
   if (shown === "ended" && state.lastedMs !== null) return `Call ended after ${clock(state.lastedMs)}`;
-  if (shown === "listening" && !state.call.hasMicrophone) return "Type to talk";
+  if (shown === "listening" && !state.call.hasMicrophone) return "No microphone, typing only";
   if (shown === "listening" && state.muted) return "You are muted";
   return HEADLINES[shown];
 }
@@ -366,27 +376,31 @@ function drawControls(calling) {
   const off = open && !state.call.hasMicrophone;
   const silent = off || state.muted;
   const label = off ? "Turn the microphone on" : state.muted ? "Unmute the microphone" : "Mute the microphone";
-  page.call.classList.toggle("hangup", calling);
-  page.call.setAttribute("aria-keyshortcuts", calling ? "Escape" : state.phase === "idle" ? "Space" : "");
-  setText(page["call-label"], calling ? (open ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
-  page["call-icon"].setAttribute("href", calling ? "#icon-hangup" : "#icon-phone");
+  const ends = calling || waiting();
+  page.call.classList.toggle("hangup", ends);
+  page.call.setAttribute("aria-keyshortcuts", ends ? "Escape" : state.phase === "idle" ? "Space" : "");
+  setText(page["call-label"], ends ? (open ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
+  page["call-icon"].setAttribute("href", ends ? "#icon-hangup" : "#icon-phone");
   page.mute.hidden = !open;
-  page.mute.setAttribute("aria-pressed", String(silent));
+  if (off) page.mute.removeAttribute("aria-pressed");
+  else page.mute.setAttribute("aria-pressed", String(state.muted));
   page.mute.setAttribute("aria-label", label);
   page.mute.title = label;
   page["mute-icon"].setAttribute("href", silent ? "#icon-mic-off" : "#icon-mic");
   page.text.placeholder = open ? "Type a message" : "Or type a message";
-  drawMicrophones();
+  drawMicrophones(off);
 }
 
-function drawMicrophones() {
+function drawMicrophones(off) {
   const known = state.microphones.map(({ id, label }, index) => ({ id, label: label || `Microphone ${index + 1}` }));
-  const wanted = [{ id: "", label: "Default microphone" }, ...known];
+  const wanted = [...(off ? [NO_MICROPHONE] : []), { id: "", label: "Default microphone" }, ...known];
   const options = [...page.microphone.options];
   if (wanted.length !== options.length || wanted.some(({ id, label }, n) => options[n].value !== id || options[n].text !== label)) {
     page.microphone.replaceChildren(...wanted.map(({ id, label }) => new Option(label, id)));
+    for (const option of page.microphone.options) option.disabled = option.value === NO_MICROPHONE.id;
   }
-  page.microphone.value = known.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "";
+  const chosen = known.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "";
+  page.microphone.value = off ? NO_MICROPHONE.id : chosen;
 }
 
 function drawTimer() {
@@ -403,14 +417,15 @@ function drawProblem() {
     return;
   }
   const { code, detail, retryAtMs } = state.problem;
-  const { title, text, retry, textOnly, automatic, key } = PROBLEMS[code];
-  const waitS = Math.ceil(((retryAtMs ?? 0) - performance.now()) / 1000);
+  const { title, text, retry, textOnly, key } = PROBLEMS[code];
   page.problem.dataset.code = code;
   setText(page["problem-title"], title);
   setText(page["problem-text"], text || detail);
-  setText(page["problem-retry"], waitS > 0 ? `${automatic ? "Calling again" : retry} in ${waitS} s` : (retry ?? ""));
+  setText(page["problem-countdown"], waiting() ? `Calling again in ${Math.ceil((retryAtMs - performance.now()) / 1000)} s` : "");
+  page["problem-countdown"].hidden = !waiting();
+  page["problem-actions"].hidden = waiting();
+  setText(page["problem-retry"], retry ?? "");
   page["problem-retry"].hidden = !retry;
-  page["problem-retry"].disabled = waitS > 0;
   page["problem-text-only"].hidden = !textOnly;
   page["key-form"].hidden = !key;
 }
@@ -509,6 +524,7 @@ function percentile(values, p) {
 function pressCall() {
   if (performance.now() - state.turnedMs < DOUBLE_CLICK_MS) return;
   if (state.call) hangUp();
+  else if (waiting()) dismissProblem();
   else placeCall();
 }
 
@@ -532,10 +548,8 @@ function escape(target) {
 }
 
 function tick() {
-  const { problem } = state;
-  const due = problem?.retryAtMs && performance.now() >= problem.retryAtMs;
-  if (due && PROBLEMS[problem.code].automatic) retry();
-  if (state.call || problem || state.notices.length > 0) draw();
+  if (waiting() && performance.now() >= state.problem.retryAtMs) retry();
+  if (state.call || state.problem || state.notices.length > 0) draw();
 }
 
 page.call.addEventListener("click", pressCall);

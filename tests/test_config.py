@@ -74,10 +74,10 @@ def test_a_truth_may_be_written_as_people_do(text: str, value: bool) -> None:
             {"PARLEY_TURN__SILENCE_MSS": "5"},
             "PARLEY_TURN__SILENCE_MSS: unknown name 'turn.silence_mss'; did you mean 'PARLEY_TURN__SILENCE_MS'?",
         ),
-        ({"PARLEY_XYZZY": "5"}, "PARLEY_XYZZY: unknown name 'xyzzy.'; the sections are server, webrtc, call"),
-        ({"PARLEY_PROT": "80"}, "PARLEY_PROT: unknown name 'prot.'"),
-        ({"PARLEY_PORT": "80"}, "PARLEY_PORT: unknown name 'port.'"),
-        ({"PARLEY_SERVER_PORT": "80"}, "PARLEY_SERVER_PORT: unknown name 'server_port.'"),
+        ({"PARLEY_XYZZY": "5"}, "PARLEY_XYZZY: unknown name 'xyzzy'; the sections are server, webrtc, call"),
+        ({"PARLEY_PROT": "80"}, "PARLEY_PROT: unknown name 'prot'"),
+        ({"PARLEY_PORT": "80"}, "PARLEY_PORT: unknown name 'port'"),
+        ({"PARLEY_SERVER_PORT": "80"}, "PARLEY_SERVER_PORT: unknown name 'server_port'"),
         ({"PARLEY_SERVER__PORT": "70000"}, "PARLEY_SERVER__PORT: server.port: Input should be less than or equal to"),
         ({"PARLEY_SERVER__PORT": "many"}, "PARLEY_SERVER__PORT: server.port: Input should be a valid integer"),
         ({"PARLEY_ASR__ENGINE": "ears"}, "PARLEY_ASR__ENGINE: asr.engine: Input should be 'sphinx' or 'whisper'"),
@@ -117,6 +117,13 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(text: str, message: str,
         ("[barge_in]\nduck_db = -inf\n", "barge_in.duck_db: Input should be a finite number, found -inf"),
         ("[webrtc]\ngone_after_s = inf\n", "webrtc.gone_after_s: Input should be a finite number, found inf"),
         ("[vad]\nthreshold = nan\n", "vad.threshold: Input should be a finite number, found nan"),
+        ('[webrtc]\nannounce = ["parley.example"]\n', "webrtc.announce: Input should be IP addresses, found ["),
+        ("[webrtc]\nannounce = [7]\n", "webrtc.announce: Input should be a valid string, found 7"),
+        ("[webrtc]\nport_min = 5000\n", "webrtc.port_max: Input should be at least webrtc.port_min, 5000; both are 0"),
+        ("[webrtc]\nport_max = 5000\n", "webrtc.port_max: Input should be at least webrtc.port_min, 0; both are 0"),
+        ('[webrtc]\nstun_url = "stun.example.com"\n', "webrtc.stun_url: Input should be stun:HOST"),
+        ('[webrtc]\nturn_urls = ["turn:a?transport=tls"]\n', "webrtc.turn_urls: Input should be turn:HOST:PORT"),
+        ('[webrtc]\nturn_urls = ["turn:a"]\n', "webrtc.turn_secret: Input should be the secret that webrtc.turn_urls"),
         (
             "[vad]\nrelease_threshold = 0.9\n",
             "vad.release_threshold: Input should be at most vad.threshold, 0.5, found 0.9",
@@ -126,6 +133,30 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(text: str, message: str,
 def test_a_value_that_makes_no_sense_is_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config({}, write(tmp_path, text))
+
+
+def test_a_secret_of_the_wrong_kind_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, write(tmp_path, "[webrtc]\nturn_secret = 987654\n"))
+
+    assert str(caught.value).endswith("webrtc.turn_secret: Input should be a valid string, found what is not shown")
+
+
+def test_a_secret_is_not_told_with_the_rest_of_the_configuration() -> None:
+    config = load_config({"PARLEY_WEBRTC__TURN_SECRET": "north star"}).config
+
+    assert "north star" not in repr(config)
+
+
+def test_a_list_may_be_a_line_in_the_environment() -> None:
+    environ = {
+        "PARLEY_WEBRTC__TURN_URLS": "turn:a:3478, turn:[2001:db8::1]?transport=tcp turns:c.example:443",
+        "PARLEY_WEBRTC__TURN_SECRET": "north star",
+    }
+
+    config = load_config(environ).config
+
+    assert config.webrtc.turn_urls == ("turn:a:3478", "turn:[2001:db8::1]?transport=tcp", "turns:c.example:443")
 
 
 def test_a_release_threshold_may_be_as_high_as_the_threshold(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ FLOORS = {
 # Tasks are started in session/, caller/ and signaling/app.py; and here, each for the reason beside it.
 STARTS_TASKS = {
     "media_server.engines.build": "the children of `run` and `load`, which signaling/app.py starts and awaits",
+    "signaling.supervisor": "another program: it has processes, and the tasks that keep them",
+    "signaling.neighbours": "gathers answers, within a request",
     "media_server.engines.asr_whisper": "gathers futures of its threads, no tasks",
     "media_server.transport.webrtc.aiortc_private": "the RTCP reader of aiortc's receiver; its stop() awaits it",
 }

@@ -3,16 +3,14 @@
 import argparse
 import asyncio
 import json
-import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
 from media_server.audio.chunk import HEARING_HZ
+from media_server.caller.arguments import new_file, seconds, server_url
 from media_server.caller.client import CallClient, Received
 from media_server.caller.conversing import Saying, converse
 from media_server.caller.demo import make_recordings, running_server
@@ -38,7 +36,7 @@ _OK, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
 def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `parley call`."""
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a recording; each is one turn")
-    parser.add_argument("--url", type=_url, default=DEFAULT_URL, help="the server (default: %(default)s)")
+    parser.add_argument("--url", type=server_url, default=DEFAULT_URL, help="the server (default: %(default)s)")
     parser.add_argument(
         "--text",
         action="append",
@@ -80,37 +78,11 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=_new_file, metavar="FILE.wav", help="write what was heard")
-    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write turns, replies and latencies")
+    parser.add_argument("--out", type=new_file, metavar="FILE.wav", help="write what was heard")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write turns, replies and latencies")
     parser.add_argument(
-        "--wait-s", type=_seconds, default=30.0, metavar="S", help="how long a reply may take (default: %(default)g)"
+        "--wait-s", type=seconds, default=30.0, metavar="S", help="how long a reply may take (default: %(default)g)"
     )
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        # IDNA refuses a host that DNS cannot carry; the port is not looked at before it is asked for.
-        host, port = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address of a server: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host or port == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address of a server: wanted http://HOST[:PORT]")
-    return text
-
-
-def _new_file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: wanted a file in a folder that is there")
-    return path
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise argparse.ArgumentTypeError(f"wanted a number of seconds above 0, found {text!r}")
-    return seconds
 
 
 def _run(conversation: Coroutine[Any, Any, None], report: CallReport, args: argparse.Namespace) -> int:

@@ -23,11 +23,14 @@ import aiohttp
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
+    RTCIceServer,
+    RTCIceTransportPolicy,
     RTCPeerConnection,
     RTCRtpSender,
     RTCSessionDescription,
 )
 from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from media_server.audio.chunk import Pcm
 from media_server.audio.jitter import RtpSound
@@ -97,6 +100,7 @@ class CallClient:
         session: dict[str, Any] | None = None,
         on_event: Callable[[Received], None] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        relay_only: bool = False,
     ) -> None:
         """Prepare a call.
 
@@ -107,6 +111,7 @@ class CallClient:
             on_event: told of each event as it comes. What it raises ends the call and is raised by `hang_up`, and
                 so by leaving the block.
             connect_timeout_s: from the offer to the open data channel.
+            relay_only: go through the server's TURN server even where there is a shorter way.
         """
         self.url = url.rstrip("/")
         self.ear = Ear(OpusDecoder().decode)
@@ -117,6 +122,8 @@ class CallClient:
         self._on_event = on_event
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connect_timeout_s = connect_timeout_s
+        self._relay_only = relay_only
+        self._ice_servers: list[RTCIceServer] = []
         self._microphone = Microphone()
         self._news = asyncio.Event()
         self._ended = False
@@ -132,7 +139,13 @@ class CallClient:
             PeerGoneError: nobody answers there, or no connection came about.
         """
         self._http = aiohttp.ClientSession(headers=self._headers)
-        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._peer = RTCPeerConnection(
+            RTCConfiguration(
+                iceServers=self._ice_servers,  # read by aiortc when the track is added: `_connect` fills it before
+                iceTransportPolicy=RTCIceTransportPolicy.RELAY if self._relay_only else RTCIceTransportPolicy.ALL,
+                bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
+            )
+        )
         self._peer.on("connectionstatechange", self._note_connection)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -224,7 +237,8 @@ class CallClient:
             if self.location:
                 # A server that is gone cannot be told.
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with asyncio.timeout(_HANGUP_TIMEOUT_S), self._http.post(f"{self.location}/hangup"):
+                    timeout = aiohttp.ClientTimeout(_HANGUP_TIMEOUT_S)
+                    async with self._http.post(f"{self.location}/hangup", timeout=timeout):
                         pass
         finally:
             await self._peer.close()
@@ -235,6 +249,7 @@ class CallClient:
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
+        self._ice_servers += await self._ask_ice_servers()
         # The track comes before the channel: aiortc 1.16 closes the shared transport of a channel that came first
         # (rtcpeerconnection.py `setRemoteDescription`, where `_bundled` is false).
         self._peer.addTrack(self._microphone)
@@ -246,8 +261,9 @@ class CallClient:
         self._channel.on("close", self._end)
         self._channel.on("open", self._tell)
         take_over_receiver(transceiver, self._hear)
-        if await _is_loopback(urlsplit(self.url).hostname or ""):
-            await gather_on(transceiver, ["127.0.0.1"])
+        loopback = await _loopback_of(urlsplit(self.url).hostname or "")
+        if loopback and not self._relay_only:
+            await gather_on(transceiver, loopback)
         await self._peer.setLocalDescription(await self._peer.createOffer())
         self._offered_s = loop.time()
         answer = await self._post_offer(self._peer.localDescription.sdp)
@@ -261,6 +277,20 @@ class CallClient:
                 raise PeerGoneError(f"{self.url}: the connection failed")
             await self._news.wait()
         self.setup.channel_ms = self._since_offer_ms()
+
+    async def _ask_ice_servers(self) -> list[RTCIceServer]:
+        """Return the server's STUN and TURN servers; none if it does not know the question."""
+        try:
+            async with self._http.get(f"{self.url}/v1/realtime/ice_servers") as answer:
+                text = await answer.text(errors="replace")
+        except (aiohttp.ClientError, OSError) as error:
+            raise PeerGoneError(f"{self.url}: nobody answers there: {error}") from error
+        if answer.status != 200:
+            return []
+        try:
+            return _read_ice_servers(text)
+        except ValueError as error:
+            raise PeerGoneError(f"{self.url}: answered with what are no ICE servers: {error}") from error
 
     async def _post_offer(self, sdp: str) -> str:
         body: Any
@@ -340,9 +370,40 @@ def _refusal(url: str, status: int, retry_after: str, body: str) -> ClientError 
     return ClientError(f"{url}: the server refused the call with {status}: {message}")
 
 
-async def _is_loopback(host: str) -> bool:
+async def _loopback_of(host: str) -> list[str]:
+    """Return the loopback addresses of a host that has no others: aiortc gathers none there."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None)
     except OSError:
+        return []
+    addresses = {ipaddress.ip_address(entry[4][0]) for entry in found}
+    if not all(address.is_loopback for address in addresses):
+        return []
+    return ["127.0.0.1" if version == 4 else "::1" for version in sorted({each.version for each in addresses})]
+
+
+def _read_ice_servers(text: str) -> list[RTCIceServer]:
+    """Return the servers that aiortc can ask; it takes the first STUN and the first TURN server.
+
+    Raises:
+        ValueError: it is no JSON, or none that tells of servers.
+    """
+    try:
+        return [
+            RTCIceServer(
+                urls=[url for url in server["urls"] if _is_known(url)],
+                username=server.get("username"),
+                credential=server.get("credential"),
+            )
+            for server in json.loads(text)["ice_servers"]
+        ]
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"wanted ice_servers with urls: {error}") from error
+
+
+def _is_known(url: str) -> bool:
+    try:
+        parse_stun_turn_uri(url)
+    except ValueError:
         return False
-    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+    return True

@@ -93,8 +93,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         return
     process.send_signal(signal.SIGTERM)
     try:
-        async with asyncio.timeout(_STOP_TIMEOUT_S):
-            await process.wait()
+        await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)  # see engines/worker.py, `_end_all`
     except TimeoutError:
         # Its workers are in the session that was made for it.
         os.killpg(process.pid, signal.SIGKILL)

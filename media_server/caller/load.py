@@ -8,11 +8,12 @@ at our own server). Callers and server share the machine's cores: the table show
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
-import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import psutil
 
 from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
 from media_server.audio.opus import CLOCK_HZ, OpusDecoder, OpusEncoder, OpusError
+from media_server.caller.arguments import amount, count, new_file, seconds, server_url, share
 from media_server.caller.chirp import EVERY_S, Stretch, chirps, find_delays_ms
 from media_server.caller.network import Conditions
 from media_server.caller.report import percentiles
@@ -92,19 +94,21 @@ class LoadReport:
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `parley load`."""
-    parser.add_argument("--url", required=True, help="the server, or where it takes offers (.../offer: as JSON)")
-    parser.add_argument("--calls", type=_count, default=10, metavar="N", help="at the same time (default: %(default)s)")
-    parser.add_argument("--seconds", type=_amount, default=20.0, metavar="S", help="measured (default: %(default)g)")
-    parser.add_argument("--rate", type=_amount, default=20.0, help="new calls a second; 0: all at once (default: 20)")
+    parser.add_argument(
+        "--url", type=server_url, required=True, help="the server, or where it takes offers (.../offer: as JSON)"
+    )
+    parser.add_argument("--calls", type=count, default=10, metavar="N", help="at the same time (default: %(default)s)")
+    parser.add_argument("--seconds", type=seconds, default=20.0, metavar="S", help="measured (default: %(default)g)")
+    parser.add_argument("--rate", type=amount, default=20.0, help="new calls a second; 0: all at once (default: 20)")
     parser.add_argument("--file", type=Path, help="what the callers say, instead of a hum with pauses")
-    parser.add_argument("--pid", type=int, action="append", help="of the server; found by the port if not given")
-    parser.add_argument("--loss", type=_share, default=0.0, metavar="SHARE", help="of the callers' packets, 0 to 1")
-    parser.add_argument("--burst", type=_amount, default=1.0, metavar="N", help="packets lost in a row, on average")
-    parser.add_argument("--delay", type=_amount, default=0.0, metavar="MS", help="of the callers' packets")
-    parser.add_argument("--jitter", type=_amount, default=0.0, metavar="MS", help="delay on top, by chance")
-    parser.add_argument("--reorder", type=_share, default=0.0, metavar="SHARE", help="packets that are overtaken")
+    parser.add_argument("--pid", type=_pid, action="append", help="of the server; found by the port if not given")
+    parser.add_argument("--loss", type=share, default=0.0, metavar="SHARE", help="of the callers' packets, 0 to 1")
+    parser.add_argument("--burst", type=amount, default=1.0, metavar="N", help="packets lost in a row, on average")
+    parser.add_argument("--delay", type=amount, default=0.0, metavar="MS", help="of the callers' packets")
+    parser.add_argument("--jitter", type=amount, default=0.0, metavar="MS", help="delay on top, by chance")
+    parser.add_argument("--reorder", type=share, default=0.0, metavar="SHARE", help="packets that are overtaken")
     parser.add_argument("--seed", type=int, default=0, help="of all that happens by chance (default: 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures")
 
 
 def run_load(args: argparse.Namespace) -> int:
@@ -168,6 +172,7 @@ class Load:
         self._failures: list[str] = []
         self._up: set[SwarmCaller] = set()
         self._settled = asyncio.Event()
+        self._deserted = asyncio.Event()
 
     async def run(self, seconds: float) -> LoadReport:
         """Load the server for so long, and hang up.
@@ -190,15 +195,17 @@ class Load:
             gc.freeze()
             begin_s = asyncio.get_running_loop().time()
             cpu_before_s, own_before_s = server.cpu_s(), _own_cpu_s()
-            await asyncio.sleep(seconds if self._up else 0)
+            await self._measure(seconds if self._up else 0)
             cpu_s, own_s = server.cpu_s(), _own_cpu_s()
             up = [caller for caller in callers if caller in self._up]
+            failures = tuple(self._failures)
             memory_mb, threads = server.memory_mb(), server.threads()
             end_s = asyncio.get_running_loop().time()
             for task in (*calling, timer):
                 task.cancel()
         if not up:
-            raise PeerGoneError(f"no call came up: {self._failures[0]}")
+            why = "no call is left" if self._deserted.is_set() else "no call came up"
+            raise PeerGoneError(f"{why}: {failures[-1]}")
         n_up = len(up)
         counted = [Came(caller, begin_s, end_s) for caller in up]
         packets = sum(came.n for came in counted)
@@ -207,7 +214,7 @@ class Load:
             url=self._url,
             calls=n_up,
             seconds=seconds,
-            failures=self._failures,
+            failures=list(failures),
             server_cpu_ms_per_call_second=_per(_less(cpu_s, cpu_before_s), n_up * seconds / 1000),
             rss_mb_per_call=_per(_less(memory_mb, memory_before), n_up),
             server_threads=threads,
@@ -219,6 +226,11 @@ class Load:
             caller_cpu_ms_per_call_second=(own_s - own_before_s) * 1000 / (n_up * seconds),
             conditions=self._conditions,
         )
+
+    async def _measure(self, seconds: float) -> None:
+        """Wait so long, or until no call is left."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._deserted.wait(), seconds)
 
     def _caller(self, n: int, pacing: Pacing, mouth: "Mouth") -> SwarmCaller:
         probes = n == 0
@@ -240,7 +252,10 @@ class Load:
             await caller.call(http, lambda: self._note(caller))
         except ParleyError as error:
             self._failures.append(str(error))
-            self._up.discard(caller)
+            if caller in self._up:
+                self._up.discard(caller)
+                if not self._up:
+                    self._deserted.set()
             self._settle()
 
     def _note(self, caller: SwarmCaller) -> None:
@@ -317,12 +332,14 @@ class Server:
     def _sum(self, of: Any) -> float | None:
         if not self._roots:
             return None
+        processes = set()
+        for root in self._roots:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes |= {root, *root.children(recursive=True)}
         total = 0.0
-        for process in {each for root in self._roots for each in (root, *root.children(recursive=True))}:
-            try:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 total += of(process)
-            except psutil.NoSuchProcess:
-                continue
         return total
 
 
@@ -352,11 +369,12 @@ def show(report: LoadReport) -> None:
     """Print a report as a table."""
     for name, value in asdict(report).items():
         if name == "failures":
-            for failure in value[:5]:
-                print(f"{'failed':<32} {failure}")
+            for failure, n in Counter(value).most_common(5):
+                print(f"{'failed':<32} {n} calls: {failure}")
         elif isinstance(value, dict):
             shown = "  ".join(f"{key} {_shown(each)}" for key, each in value.items())
-            print(f"{name:<32} {shown}")
+            silent = name == "mouth_to_ear_ms" and value["p50"] is None
+            print(f"{name:<32} {'no chirp came back: the server is no echo (call.mode)' if silent else shown}")
         else:
             print(f"{name:<32} {_shown(value)}")
 
@@ -384,22 +402,7 @@ def _own_cpu_s() -> float:
     return times.user + times.system
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"wanted 1 or more, got {text}")
-    return number
-
-
-def _amount(text: str) -> float:
-    number = float(text)
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"wanted a number of 0 or more, got {text!r}")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"wanted a share of 0 to 1, got {text!r}")
-    return number
+def _pid(text: str) -> int:
+    if not text.isdecimal() or not psutil.pid_exists(int(text)):
+        raise argparse.ArgumentTypeError(f"there is no process {text!r}")
+    return int(text)

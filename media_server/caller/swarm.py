@@ -12,6 +12,7 @@ Any server that answers an SDP offer will do:
 import array
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from urllib.parse import urljoin, urlsplit
@@ -23,7 +24,7 @@ from media_server.audio.chunk import FRAME_MS
 from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import CLOCK_HZ
 from media_server.caller.network import Conditions, Network
-from media_server.errors import ClientError, PeerGoneError, ServerFullError
+from media_server.errors import ClientError, PeerGoneError
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
     close_sockets,
@@ -37,6 +38,7 @@ from media_server.transport.webrtc.pacing import Pacing
 
 CALLS = "/v1/realtime/calls"
 CONNECT_TIMEOUT_S = 20.0
+_HANG_UP_LIMIT_S = 2.0
 FRAME_TICKS = CLOCK_HZ * FRAME_MS // 1000
 
 
@@ -96,8 +98,7 @@ class SwarmCaller:
         """Call, and stay until cancelled; then hang up. `on_connected`: told once the first packet has come back.
 
         Raises:
-            ServerFullError: there is no room.
-            ClientError: the server refuses the call.
+            ClientError: the server refuses the call; perhaps it is full.
             PeerGoneError: nobody answers, no connection came about, or it was lost.
         """
         self._on_connected = on_connected
@@ -121,7 +122,7 @@ class SwarmCaller:
         transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
         codecs = RTCRtpSender.getCapabilities("audio").codecs
         transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
-        _, self._sender = take_over(transceiver, self._take, lambda: None)
+        _, self._sender = take_over(transceiver, self._take, lambda _: None, lambda: None)
         self._pc.createDataChannel("oai-events")
         if urlsplit(self.url).hostname in {"127.0.0.1", "localhost"}:
             await gather_on(transceiver, ["127.0.0.1"])
@@ -152,16 +153,14 @@ class SwarmCaller:
             raise PeerGoneError(f"{self.url}: answered with what is no SDP answer: {text[:80]!r}") from None
 
     def _check(self, answer: aiohttp.ClientResponse, text: str) -> None:
-        if answer.status == 503:
-            raise ServerFullError(f"{self.url}: the server is full", retry_after_s=1)
         if answer.status >= 400:
-            raise ClientError(f"{self.url}: the server refused the call with {answer.status}: {text[:80]!r}")
+            raise ClientError(f"{self.url}: the server refused the call with {answer.status}: {_reason(text)}")
 
     async def _hang_up(self, http: aiohttp.ClientSession) -> None:
         if self._location:
             # A server that is gone, or too busy, cannot be told.
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                async with asyncio.timeout(2), http.delete(self._location):
+                async with http.delete(self._location, timeout=aiohttp.ClientTimeout(_HANG_UP_LIMIT_S)):
                     pass
 
     def _beat(self, due_s: float) -> None:
@@ -199,3 +198,10 @@ class SwarmCaller:
         self.sequence.append(packet.sequence_number)
         if self._on_packet is not None:
             self._on_packet(packet, now_s)
+
+
+def _reason(body: str) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return repr(body[:80])

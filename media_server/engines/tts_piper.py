@@ -19,7 +19,7 @@ from media_server.engines.worker import PooledEngine
 from media_server.engines.worker_child import ModelStream, Send
 from media_server.errors import EngineMissingError
 
-NOT_INSTALLED = "piper-tts is not installed: pip install 'parley[piper]'"
+NOT_INSTALLED = "piper-tts is not installed: pip install piper-tts"
 PIECE_MS = 200
 """Piper makes a sentence at once; it is handed on in pieces, so that a cut is felt between two of them."""
 

@@ -327,16 +327,19 @@ class WorkerPool:
             if slot.link is not None:
                 slot.link.abort()
         processes = [slot.process for slot in self._slots if slot.process is not None]
+
+        async def all_ended() -> None:
+            for process in processes:
+                await process.wait()
+
         try:
+            # Not asyncio.timeout: before Python 3.11.5 it does not turn into TimeoutError in a task that was cancelled.
             with contextlib.suppress(TimeoutError):  # what has not ended by then is killed
-                async with asyncio.timeout(self._limits.end_s):
-                    for process in processes:
-                        await process.wait()
+                await asyncio.wait_for(all_ended(), self._limits.end_s)
         finally:
             for slot in self._slots:
                 _kill(slot)
-        for process in processes:
-            await process.wait()
+        await all_ended()
 
     def _until_next_s(self) -> float:
         """Return how long the supervision may sleep: until a worker may start, or until those that hang are looked for.

@@ -15,6 +15,7 @@ from media_server.conversation import FunctionCall, SpokenMessage, Usage, new_id
 from media_server.events import (
     BargeInMeasured,
     CallStarted,
+    DigitPressed,
     ErrorHappened,
     Event,
     ItemAdded,
@@ -359,5 +360,6 @@ _MESSAGES: dict[type[Event], Callable[[Any], list[_Message]]] = {
     TurnMeasured: _turn_measured,
     BargeInMeasured: _barge_in_measured,
     LevelsMeasured: _levels_measured,
+    DigitPressed: lambda event: [{"type": "parley.dtmf", "digit": event.digit, "duration_ms": event.duration_ms}],
     ErrorHappened: _error,
 }

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from media_server.conversation import Transcript
 from media_server.dialogue.endpointing import Milestone
-from media_server.events import Channel, Command
+from media_server.events import Channel, Command, DigitPressed
 from media_server.session.utterance import Utterance
 
 LIMIT = 256
@@ -139,6 +139,7 @@ Happening: TypeAlias = (
     | ChannelOpened
     | ChannelClosed
     | SilenceReached
+    | DigitPressed
     | GreetingDue
     | Ticked
     | HungUp

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from media_server.config import Config
 from media_server.errors import ServerFullError
@@ -16,6 +17,21 @@ HANG_UP_LIMIT_S = 5.0
 """A call that has not ended so long after it was asked to is cancelled."""
 
 
+class Neighbours(Protocol):
+    """The other processes of the same server."""
+
+    @property
+    def calls_elsewhere(self) -> int:
+        """Return how many calls they have."""
+
+    @property
+    def call_prefix(self) -> str:
+        """Return how the ids of our own calls begin."""
+
+    def note_calls(self, calls: int) -> None:
+        """Tell them how many calls there are here."""
+
+
 @dataclass(slots=True)
 class _Call:
     session: Session
@@ -26,10 +42,14 @@ class _Call:
 class SessionManager:
     """Admits calls, up to the configured number, and hangs them up."""
 
-    def __init__(self, engines: Engines, config: Config, metrics: Metrics) -> None:
+    def __init__(
+        self, engines: Engines, config: Config, metrics: Metrics, *, neighbours: Neighbours | None = None
+    ) -> None:
+        """Prepare to hold calls; `neighbours`: the other processes of the server, if there are any."""
         self._engines = engines
         self._config = config
         self._metrics = metrics
+        self._neighbours = neighbours
         self._calls: dict[str, _Call] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -37,6 +57,11 @@ class SessionManager:
     def calls(self) -> int:
         """Return how many calls there are, those still connecting included."""
         return len(self._calls)
+
+    @property
+    def calls_elsewhere(self) -> int:
+        """Return how many calls the server's other processes have."""
+        return self._neighbours.calls_elsewhere if self._neighbours is not None else 0
 
     async def run(self) -> None:
         """Hold the calls until cancelled; then end them."""
@@ -53,12 +78,20 @@ class SessionManager:
             ServerFullError: all places are taken.
         """
         limit = self._config.server.max_calls
-        if len(self._calls) >= limit:
+        if len(self._calls) + self.calls_elsewhere >= limit:
             self._metrics.count("calls_refused_total")
-            raise ServerFullError(f"all {limit} places are taken", retry_after_s=self._config.server.retry_after_s)
-        session = Session(engines=self._engines, config=self._config, settings=settings, metrics=self._metrics)
+            raise ServerFullError(
+                f"all places are taken (server.max_calls = {limit})", retry_after_s=self._config.server.retry_after_s
+            )
+        session = Session(
+            engines=self._engines,
+            config=self._config,
+            settings=settings,
+            metrics=self._metrics,
+            id_prefix=self._neighbours.call_prefix if self._neighbours is not None else "rtc_",
+        )
         self._calls[session.id] = _Call(session)
-        self._metrics.gauge("calls_active", len(self._calls))
+        self._count()
         return session
 
     def start(self, session: Session) -> None:
@@ -74,7 +107,7 @@ class SessionManager:
         call = self._calls.pop(session.id, None)
         if call is not None:
             call.over.set()
-        self._metrics.gauge("calls_active", len(self._calls))
+        self._count()
 
     def find(self, call_id: str) -> Session | None:
         """Return the call of that id, or None."""
@@ -96,6 +129,11 @@ class SessionManager:
                 call.task.cancel()
                 await asyncio.wait([call.task], timeout=HANG_UP_LIMIT_S)
         return True
+
+    def _count(self) -> None:
+        self._metrics.gauge("calls_active", len(self._calls))
+        if self._neighbours is not None:
+            self._neighbours.note_calls(len(self._calls))
 
     async def _live(self, call: _Call) -> None:
         session = call.session

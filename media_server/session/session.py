@@ -18,17 +18,18 @@ What happens to a turn of the caller:
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import secrets
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from media_server.audio.chunk import HEARING_HZ
 from media_server.audio.levels import FLOOR_DBFS, level_dbfs
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.playout import Playout
 from media_server.config import Config
-from media_server.conversation import Conversation, SpokenMessage, Transcript, new_id
+from media_server.conversation import Conversation, SpokenMessage, Transcript
 from media_server.dialogue.endpointing import EndpointingRules
 from media_server.dialogue.turn_taking import Action, Actions, Agent, TurnTaking
 from media_server.engines.protocols import Asr, Hints, Llm, Tts, Vad
@@ -37,6 +38,7 @@ from media_server.events import (
     BargeInMeasured,
     CallStarted,
     Channel,
+    DigitPressed,
     ErrorHappened,
     Event,
     ItemAdded,
@@ -102,6 +104,13 @@ class Media(Protocol):
         """
 
 
+@runtime_checkable
+class Keypad(Protocol):
+    """A `Media` with keys to press."""
+
+    on_digit: Callable[[DigitPressed], None]
+
+
 class Engines(Protocol):
     """The machines that a call works with."""
 
@@ -129,8 +138,11 @@ class Engines(Protocol):
 class Session:
     """A call: the conversation, the sound in, the playout out, and who may speak."""
 
-    def __init__(self, *, engines: Engines, config: Config, settings: Settings, metrics: Metrics) -> None:
-        self.id = new_id("rtc")
+    def __init__(
+        self, *, engines: Engines, config: Config, settings: Settings, metrics: Metrics, id_prefix: str = "rtc_"
+    ) -> None:
+        """Prepare a call; `id_prefix`: how its id begins."""
+        self.id = id_prefix + secrets.token_hex(12)
         self.settings = settings
         self.conversation = Conversation()
         self.playout = Playout(ahead_ms=config.playout.ahead_ms, duck_db=config.barge_in.duck_db)
@@ -182,6 +194,8 @@ class Session:
     def attach_media(self, media: Media) -> None:
         """Say where sound comes from and goes to. Once, before `run`."""
         self._media = media
+        if isinstance(media, Keypad):
+            media.on_digit = self._inbox.post
 
     def attach_channel(self, channel: Channel) -> None:
         """Let somebody read along and ask. At any time; once the call is over, it is too late."""
@@ -321,6 +335,9 @@ class Session:
                     self._silence_reached(at_s)
                 case GreetingDue():
                     self._greet()
+                case DigitPressed():
+                    self._active_s = asyncio.get_running_loop().time()
+                    self.publish(happening)
                 case Ticked():
                     self._measure_levels()
 

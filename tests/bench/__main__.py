@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from tests.bench import barge_in, connection, orders, recogniser, voice_to_voice
+from tests.bench import barge_in, connection, loss, orders, recogniser, voice_to_voice
 
 BENCHMARKS = {
     "connection": connection.run,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "barge_in": barge_in.run,
     "recogniser": recogniser.run,
     "orders": orders.run,
+    "loss": loss.run,
 }
 
 

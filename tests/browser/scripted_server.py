@@ -32,6 +32,7 @@ class ScriptedServer:
     Attributes:
         url: where the page is.
         refuse: what the next calls are answered with instead of 201; None: they are taken.
+        ice_servers: what the page is told to use.
         asked: set with the first offer.
         answering: cleared by a test that wants offers to wait for their answer.
         opened: set while a call's channel can be sent on.
@@ -46,6 +47,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.url = ""
         self.refuse: web.Response | None = None
+        self.ice_servers: list[dict[str, Any]] = []
         self.asked = asyncio.Event()
         self.opened = asyncio.Event()
         self.answering = asyncio.Event()
@@ -80,6 +82,10 @@ class ScriptedServer:
     async def page(self, _: web.Request) -> web.FileResponse:
         """Serve the page."""
         return web.FileResponse(STATIC / "index.html")
+
+    async def tell_ice_servers(self, _: web.Request) -> web.Response:
+        """Tell of STUN and TURN servers."""
+        return web.json_response({"ice_servers": self.ice_servers, "ttl_s": 60})
 
     async def take_call(self, request: web.Request) -> web.Response:
         """Answer an offer."""
@@ -123,6 +129,7 @@ async def serve() -> AsyncIterator[ScriptedServer]:
     app.on_response_prepare.append(add_headers)
     app.router.add_get("/", server.page)
     app.router.add_static("/static", STATIC)
+    app.router.add_get("/v1/realtime/ice_servers", server.tell_ice_servers)
     app.router.add_post("/v1/realtime/calls", server.take_call)
     app.router.add_post("/v1/realtime/calls/{id}/hangup", server.end_call)
     runner = web.AppRunner(app)

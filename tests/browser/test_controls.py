@@ -1,6 +1,7 @@
 """What the caller can do on the page, and what it says when a call cannot be had."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -36,7 +37,10 @@ ASK_THE_TEST = """
     };
     void 0;
 """
+# A click right after the call button has changed its meaning does not count.
+A_SECOND_PASSES = "const now = performance.now.bind(performance); performance.now = () => now() + 1000; void 0;"
 NOT_READY = {"error": {"message": "models are loading", "code": "not_ready"}}
+FULL = {"error": {"message": "all 50 calls are taken", "code": "server_full"}}
 
 
 async def say(page: Page, text: str) -> None:
@@ -121,31 +125,48 @@ async def test_without_a_microphone_the_caller_may_type(
 
     await page.get_by_role("button", name="Call without a microphone").click()
 
-    await expect(page.locator("#headline")).to_have_text("Type to talk")
+    await expect(page.locator("#headline")).to_have_text("No microphone, typing only")
+    await expect(page.get_by_role("combobox", name="Microphone").locator("option:checked")).to_have_text(
+        "No microphone"
+    )
+    assert await page.get_by_role("button", name="Turn the microphone on").get_attribute("aria-pressed") is None
     assert server.calls == 1
 
 
-async def test_a_full_server_says_when_to_come_back(server: ScriptedServer, page: Page) -> None:
-    refusal = {"error": {"message": "all 50 calls are taken", "code": "server_full"}}
-    server.refuse = web.json_response(refusal, status=503, headers={"Retry-After": "2"})
+async def test_a_microphone_chosen_in_a_typed_call_is_turned_on(server: ScriptedServer, page: Page) -> None:
+    await say(page, "Good morning")
+    picker = page.get_by_role("combobox", name="Microphone")
+    await expect(picker).to_have_value("none")
 
-    await page.get_by_role("button", name="Call", exact=True).click()
+    await picker.select_option(label="Default microphone")
 
-    await expect(page.locator("#problem")).to_have_attribute("data-code", "server_full")
-    await expect(page.locator("#problem-retry")).to_have_text("Call again in 2 s")
-    await expect(page.locator("#problem-retry")).to_be_enabled()
-    await page.locator("#problem-retry").click()
-    await expect_state(page, "listening")
+    await expect(page.get_by_role("button", name="Mute the microphone")).to_be_visible()
+    await expect(picker).to_have_value("")
 
 
-async def test_a_warming_server_is_called_again_by_itself(server: ScriptedServer, page: Page) -> None:
-    refusal = {"error": {"message": "models are loading", "code": "not_ready"}}
+@pytest.mark.parametrize("refusal", [FULL, NOT_READY])
+async def test_a_server_that_takes_no_call_now_is_called_again_by_itself(
+    server: ScriptedServer, page: Page, refusal: dict[str, Any]
+) -> None:
     server.refuse = web.json_response(refusal, status=503, headers={"Retry-After": "1"})
 
     await page.get_by_role("button", name="Call", exact=True).click()
 
-    await expect(page.locator("#problem")).to_have_attribute("data-code", "not_ready")
+    await expect(page.locator("#problem")).to_have_attribute("data-code", refusal["error"]["code"])
     await expect_state(page, "listening")
+
+
+async def test_a_wait_for_a_free_line_has_one_button_which_cancels_it(server: ScriptedServer, page: Page) -> None:
+    server.refuse = web.json_response(FULL, status=503, headers={"Retry-After": "9"})
+    await page.get_by_role("button", name="Call", exact=True).click()
+    await expect(page.locator("#problem-countdown")).to_contain_text("Calling again in")
+    await expect(page.locator("#problem button:visible")).to_have_count(0)
+
+    await page.evaluate(A_SECOND_PASSES)
+    await page.get_by_role("button", name="Cancel").click()
+
+    await expect(page.get_by_role("button", name="Call", exact=True)).to_be_visible()
+    assert server.calls == 0
 
 
 async def test_a_server_with_keys_is_given_one(server: ScriptedServer, page: Page) -> None:
@@ -177,6 +198,19 @@ async def test_a_lost_connection_is_called_again_once(server: ScriptedServer, pa
     server.heartbeat = False
     await expect(page.locator("#problem")).to_have_attribute("data-code", "lost", timeout=10_000)
     assert server.calls == 2
+
+
+async def test_what_was_told_of_one_call_is_gone_with_the_next(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await server.hang_up()
+    await expect(page.locator("#notices p")).to_have_text("The server ended the call.")
+    await page.route("**/v1/realtime/calls", lambda route: route.abort())
+
+    await page.evaluate(A_SECOND_PASSES)
+    await page.get_by_role("button", name="Call again").click()
+
+    await expect(page.locator("#problem")).to_have_attribute("data-code", "unreachable")
+    await expect(page.locator("#notices p")).to_have_count(0)
 
 
 async def test_another_microphone_is_taken_in_mid_call_and_remembered(server: ScriptedServer, page: Page) -> None:
@@ -294,6 +328,19 @@ async def test_a_call_cancelled_while_it_is_offered_is_hung_up_once_it_has_an_ad
     assert server.hangups == ["/v1/realtime/calls/rtc_1/hangup"]
 
 
+async def test_hanging_up_before_the_offer_sends_none(server: ScriptedServer, page: Page) -> None:
+    asking = asyncio.Event()
+    await page.route("**/v1/realtime/ice_servers", lambda _: asking.set())  # never answered
+    await page.get_by_role("button", name="Call", exact=True).click()
+    async with asyncio.timeout(10):
+        await asking.wait()
+
+    await page.keyboard.press("Escape")
+
+    await expect_state(page, "idle")
+    assert not server.asked.is_set()
+
+
 async def test_what_was_typed_waits_for_a_warming_server_and_leaves_the_microphone_alone(
     server: ScriptedServer, page: Page
 ) -> None:
@@ -386,4 +433,4 @@ async def test_a_countdown_is_no_alert(server: ScriptedServer, page: Page) -> No
     await page.get_by_role("button", name="Call", exact=True).click()
 
     await expect(page.get_by_role("alert")).to_have_text("The server is warming up Its engines are not ready yet.")
-    await expect(page.locator("#problem-retry")).to_contain_text("Calling again in")
+    await expect(page.locator("#problem-countdown")).to_contain_text("Calling again in")

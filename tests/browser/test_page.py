@@ -1,9 +1,16 @@
 """The page shows what the wire tells: real Chromium, real WebRTC, scripted events."""
 
+import asyncio
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
 import pytest
 from aiohttp import web
 from playwright.async_api import Page, expect
 
+from media_server.config import load_config
+from signaling.ice_servers import ice_servers
 from tests.browser.driving import (
     CHROMIUM,
     begin_reply,
@@ -13,6 +20,13 @@ from tests.browser.driving import (
     speak,
 )
 from tests.browser.scripted_server import ScriptedServer
+from tests.coturn import SECRET, needs_coturn, relay
+
+RELAY_ONLY = """
+void (RTCPeerConnection = class extends RTCPeerConnection {
+  constructor(configuration) { super({ ...configuration, iceTransportPolicy: "relay" }); }
+})
+"""
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one browser serves all tests
@@ -37,6 +51,48 @@ async def test_the_callers_words_grow_while_they_speak_and_the_final_replaces_th
     await expect(message.locator(".tail")).to_have_count(0)
     await expect(message).to_have_attribute("data-role", "caller")
     await expect_state(page, "thinking")
+
+
+async def test_the_page_uses_the_servers_stun_server(server: ScriptedServer, page: Page) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stun:
+        stun.bind(("127.0.0.1", 0))
+        stun.setblocking(False)
+        server.ice_servers = [{"urls": [f"stun:127.0.0.1:{stun.getsockname()[1]}"]}]
+        await call(server, page)
+
+        async with asyncio.timeout(10):
+            request = await asyncio.get_running_loop().sock_recv(stun, 100)
+
+    assert request[:2] == b"\0\1"  # RFC 8489 section 5: a Binding request
+
+
+@needs_coturn
+async def test_a_page_that_only_a_relay_lets_through_gets_its_call(
+    server: ScriptedServer, page: Page, tmp_path: Path
+) -> None:
+    async with relay(tmp_path) as address:
+        urls = f"turn:{address}?transport=tcp"
+        config = load_config({}, flags={"webrtc.turn_urls": urls, "webrtc.turn_secret": SECRET}).config.webrtc
+        server.ice_servers = ice_servers(config, now_s=datetime.now(UTC).timestamp(), caller_id="page")
+        await page.evaluate(RELAY_ONLY)
+
+        await call(server, page)
+
+        speak(server, "user_1", "one", "tea")
+        await expect(page.locator("[data-item-id=user_1] .stable")).to_have_text("one")
+
+
+async def test_what_was_said_and_not_understood_has_its_place_in_the_conversation(
+    server: ScriptedServer, page: Page
+) -> None:
+    await call(server, page)
+    server.send("input_audio_buffer.speech_started", item_id="user_1", audio_start_ms=0)
+
+    finish_speaking(server, "user_1", "")
+    begin_reply(server, 1, "Sorry?", previous="user_1")
+
+    await expect(page.locator(".words")).to_have_text(["(not understood)", "Sorry?"])
+    await expect(page.locator("[data-item-id=user_1]")).to_have_attribute("data-status", "failed")
 
 
 async def test_text_from_outside_is_never_markup(server: ScriptedServer, page: Page) -> None:
@@ -122,6 +178,21 @@ async def test_the_latency_of_a_turn_is_shown_and_summed_up(server: ScriptedServ
     await expect(page.locator("#summary-rows tr").first).to_have_text("Voice to voice600700")
 
 
+async def test_an_answer_that_had_to_wait_for_another_reply_says_so(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    begin_reply(server, 1, "One flat white.")
+    speak(server, "user_1", "and a tea", "")
+    finish_speaking(server, "user_1", "And a tea.", previous="agent_1")
+    server.send("response.done", response={"id": "resp_1", "status": "completed"})
+    server.send("output_audio_buffer.stopped", response_id="resp_1")
+
+    begin_reply(server, 2, "And a tea.", previous="user_1")
+    server.send("parley.latency", response_id="resp_2", first_packet_ms=3900.0, voice_to_voice_ms=4200.0)
+
+    strip = page.locator("[data-item-id=agent_2] .latency")
+    await expect(strip.locator("dt")).to_have_text("Wait for the other reply")
+
+
 async def test_an_error_of_the_wire_is_a_passing_notice(server: ScriptedServer, page: Page) -> None:
     await call(server, page)
 
@@ -187,7 +258,8 @@ async def test_a_reply_that_the_end_of_the_call_cut_is_read_out_as_far_as_it_cam
 
     await page.keyboard.press("Escape")
 
-    await expect(page.locator("#captions p")).to_have_text("Parley: One flat white. (interrupted)")
+    await expect(page.locator("#captions p")).to_have_text("Parley: One flat white. (cut off)")
+    await expect(page.locator(".measures")).to_have_text("Cut off")
 
 
 async def test_words_that_were_not_recognised_are_read_out_as_such(server: ScriptedServer, page: Page) -> None:
@@ -197,7 +269,7 @@ async def test_words_that_were_not_recognised_are_read_out_as_such(server: Scrip
 
     server.send("conversation.item.input_audio_transcription.failed", item_id="user_1", content_index=0, error={})
 
-    await expect(page.locator("#captions p")).to_have_text("You: These words could not be recognised.")
+    await expect(page.locator("#captions p")).to_have_text("You: (not understood)")
 
 
 async def test_a_screen_reader_hears_how_the_call_stands_and_nothing_of_its_turns(
@@ -235,6 +307,48 @@ async def test_on_a_low_screen_everything_can_be_scrolled_to(
 
     await expect(page.get_by_label("Message")).to_be_in_viewport(ratio=1)
     await expect(page.get_by_role("button", name="Call", exact=True).last).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (844, 390), (320, 480), (1280, 800)])
+async def test_the_start_page_fits_the_screen(server: ScriptedServer, page: Page, width: int, height: int) -> None:
+    await page.emulate_media(reduced_motion="reduce")
+    await page.set_viewport_size({"width": width, "height": height})
+
+    too_long = "element => element.scrollHeight - element.clientHeight"
+    assert await page.locator("main").evaluate(too_long) == 0
+    assert await page.locator("body").evaluate(too_long) == 0
+    await expect(page.get_by_label("Message")).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("width", [320, 360])
+async def test_on_a_narrow_screen_nothing_is_squeezed_or_leaves_its_margin(
+    server: ScriptedServer, page: Page, width: int
+) -> None:
+    await page.emulate_media(reduced_motion="reduce")
+    await page.set_viewport_size({"width": width, "height": 640})
+    picker = await page.locator(".picker").bounding_box()
+    await call(server, page)
+    begin_reply(server, 1, "Hello.")
+    server.send("parley.latency", response_id="resp_1", first_packet_ms=1200.0, voice_to_voice_ms=1500.0)
+    await expect(page.locator("#summary")).to_be_visible()
+    timer = await page.locator("#timer").bounding_box()
+
+    assert picker is not None
+    assert timer is not None
+    assert (picker["width"], picker["height"]) == (46, 46)
+    assert picker["x"] + 46 <= width - 16
+    assert timer["x"] + timer["width"] == width - 16
+
+
+async def test_the_keys_that_do_something_now_are_named(server: ScriptedServer, page: Page) -> None:
+    keys = page.locator(".keys")
+    assert (await keys.inner_text()).split() == ["Space", "call"]
+    await call(server, page)
+    assert (await keys.inner_text()).split() == ["Esc", "hang", "up"]
+
+    await page.keyboard.press("Escape")
+
+    await expect(keys).to_be_hidden()
 
 
 async def test_a_page_without_site_data_works_all_the_same(server: ScriptedServer, page: Page) -> None:

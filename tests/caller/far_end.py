@@ -22,12 +22,14 @@ class FarEnd:
         greeting: events sent as soon as the channel opens.
         answers: events sent for each command that comes, by the command's type.
         refusal: an HTTP answer instead of a call.
+        ice_servers: what it answers when asked for them; None: it does not know the question.
         prefix: the path that a proxy in front of it strips.
     """
 
     greeting: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refusal: web.Response | None = None
+    ice_servers: web.Response | None = None
     prefix: str = ""
     url: str = ""
     commands: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +71,10 @@ class FarEnd:
             headers={"Location": f"/v1/realtime/calls/{call_id}"},
         )
 
+    async def tell_ice_servers(self, _: web.Request) -> web.Response:
+        """Answer what the test wants."""
+        return self.ice_servers or web.Response(status=404)
+
     async def hang_up(self, request: web.Request) -> web.Response:
         """Note that the caller hung up."""
         self.hung_up.append(request.match_info["call_id"])
@@ -92,6 +98,7 @@ class FarEnd:
 async def far_end(far: FarEnd) -> AsyncGenerator[FarEnd, None]:
     """Run `far` on a free port of the loopback."""
     app = web.Application()
+    app.router.add_get(f"{far.prefix}/v1/realtime/ice_servers", far.tell_ice_servers)
     app.router.add_post(f"{far.prefix}/v1/realtime/calls", far.answer_call)
     app.router.add_post(f"{far.prefix}/v1/realtime/calls/{{call_id}}/hangup", far.hang_up)
     runner = web.AppRunner(app)

@@ -142,7 +142,24 @@ async def test_a_server_on_the_loopback_is_offered_the_loopback_alone() -> None:
         pass
 
     candidates = {line.split()[4] for line in far.offers[0].splitlines() if line.startswith("a=candidate")}
-    assert candidates == {"127.0.0.1"}
+    assert {"127.0.0.1"} <= candidates <= {"127.0.0.1", "::1"}
+
+
+async def test_servers_that_cannot_be_asked_are_left_out() -> None:
+    servers = [{"urls": ["turn:[::1]:3478", "stun:a?transport=tcp"], "username": "1:a", "credential": "b"}]
+    far = FarEnd(ice_servers=web.json_response({"ice_servers": servers, "ttl_s": 60}))
+
+    async with far_end(far), CallClient(far.url) as client:
+        await client.play(TONE)
+
+    assert client.setup.connected_ms is not None
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"ice_servers": [7]}', '{"ice_servers": [{"urls": [7]}]}'])
+async def test_ice_servers_that_cannot_be_read_are_the_mistake_of_the_server(body: str) -> None:
+    async with far_end(FarEnd(ice_servers=web.Response(text=body))) as far:
+        with pytest.raises(PeerGoneError, match="answered with what are no ICE servers"):
+            await CallClient(far.url).__aenter__()
 
 
 async def test_session_settings_and_the_key_travel_with_the_offer() -> None:

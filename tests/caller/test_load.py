@@ -68,7 +68,7 @@ async def test_calls_beyond_the_servers_limit_are_failures_with_their_reason() -
 
     assert report.calls == 2
     assert len(report.failures) == 1
-    assert "the server is full" in report.failures[0]
+    assert "503: all places are taken (server.max_calls = 2)" in report.failures[0]
 
 
 async def test_where_nobody_answers_the_load_says_so() -> None:

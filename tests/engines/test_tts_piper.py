@@ -133,7 +133,7 @@ async def test_without_piper_the_package_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.delitem(sys.modules, "piper", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
 
-    with pytest.raises(EngineMissingError, match=r"piper-tts is not installed: pip install 'parley\[piper\]'"):
+    with pytest.raises(EngineMissingError, match=r"piper-tts is not installed: pip install piper-tts"):
         await PiperTts(model=write_voice(tmp_path)).load()
 
 

@@ -4,6 +4,7 @@ from media_server.conversation import FunctionCall, FunctionOutput, Latency, Spo
 from media_server.events import (
     BargeInMeasured,
     CallStarted,
+    DigitPressed,
     ErrorHappened,
     Event,
     ItemAdded,
@@ -132,6 +133,7 @@ EVENTS: tuple[Event, ...] = (
     TurnMeasured("resp_1", Latency(endpointing_ms=512.34, voice_to_voice_ms=801.07)),
     BargeInMeasured("resp_1", None, 123.45, 140.0, None),
     LevelsMeasured(-20.04, float("-inf"), True, False),
+    DigitPressed("#", 120),
     ErrorHappened("invalid_request_error", "invalid_value", "no", "session.voice", "mine_1"),
     ErrorHappened("server_error", "engine_failed", "Sorry, that did not work."),
 )

@@ -8,6 +8,7 @@ import pytest
 from media_server.conversation import FunctionCall, Latency, SpokenMessage, Usage
 from media_server.events import (
     BargeInMeasured,
+    DigitPressed,
     ErrorHappened,
     Event,
     ItemAdded,
@@ -143,6 +144,7 @@ PLAIN: list[tuple[Event, list[dict[str, Any]]]] = [
             }
         ],
     ),
+    (DigitPressed("#", 120), [{"type": "parley.dtmf", "digit": "#", "duration_ms": 120}]),
     (
         ErrorHappened("invalid_request_error", "invalid_value", "no", "session.voice", "mine_1"),
         [

@@ -18,7 +18,7 @@ from media_server.config import Config, load_config
 from media_server.conversation import SpokenMessage
 from media_server.engines.protocols import Asr, Llm, Tts
 from media_server.engines.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts, ScriptedVad
-from media_server.events import Command, Event, Settings
+from media_server.events import Command, DigitPressed, Event, Settings
 from media_server.metrics import Metrics
 from media_server.session.session import Session
 
@@ -51,6 +51,7 @@ class Stage:
         self.heard: list[tuple[float, int]] = []
         self.speaking = False
         self.rtt_ms: float | None = 40.0
+        self.on_digit: Callable[[DigitPressed], None] = lambda _: None
         self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import aiohttp
@@ -157,9 +158,7 @@ async def test_a_call_that_is_not_there_cannot_be_hung_up() -> None:
         pytest.param(b"hello", "application/sdp", 400, "bad_sdp", id="no-sdp"),
         pytest.param(b"", "application/sdp", 400, "bad_sdp", id="empty"),
         pytest.param(b"\xff\xfe", "application/sdp", 400, "invalid_request", id="not-utf8"),
-        pytest.param(
-            CHROMIUM.replace("opus", "speex").replace("PCM", "X").encode(), "application/sdp", 422, None, id="x"
-        ),
+        pytest.param(re.sub("opus|G722|PCM", "X", CHROMIUM).encode(), "application/sdp", 422, None, id="x"),
         pytest.param(b"v=0\r\n", "application/sdp", 422, "unusable_sdp", id="no-audio"),
         pytest.param(b"{}", "application/json", 415, "unsupported_media_type", id="json"),
         pytest.param(b"--x--", "multipart/form-data; boundary=x", 400, "invalid_request", id="no-parts"),

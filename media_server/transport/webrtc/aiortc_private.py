@@ -6,7 +6,9 @@
                                                         and ._rtp_router, RTCRtpReceiver.receive, .__codecs, ...
     ready packets out, no track, no encoder, no task    RTCRtpSender._run_rtp, .__packet_count, .__ntp_timestamp, ...
     one codec in the answer, with parameters            RTCRtpTransceiver._codecs
-    candidates on our own addresses, loopback as well   aioice Connection.get_component_candidates, ._local_candidates
+    telephone events beside it                          RTCPeerConnection.__remoteDescription
+    candidates on addresses and ports of our choice     aioice StunProtocol, Connection._protocols, ._local_candidates,
+                                                        .get_component_candidates (of a TURN server)
     its connecting tasks in our hands                   RTCPeerConnection.__connect
     sockets closed for certain                          aioice Connection._protocols
 
@@ -15,12 +17,16 @@ statistics stay aiortc's.
 """
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aioice.ice
 import pylibsrtp
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol
 from aiortc import RTCPeerConnection, RTCRtpTransceiver, clock
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from aiortc.rtcdtlstransport import RTCDtlsTransport
@@ -31,6 +37,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpRrPacket, RtcpSrPacket, RtpPacket
 from aiortc.utils import random32
 
 from media_server.audio.jitter import RtpSound
+from media_server.transport.webrtc.addresses import ANY_PORT, announced_for, open_socket
 
 AIORTC_ERRORS: tuple[type[Exception], ...] = (
     InternalError,
@@ -54,22 +61,29 @@ _MAX_SOURCES = 4
 _CLOCK_EVERY = 25
 """Packets between two looks at the wall clock for the sender's reports, which are sent once a second."""
 
+_EVENTS = "telephone-event"  # RFC 4733 section 7.1.1
+
 _RTP_FIXED = struct.Struct("!BBHLL")  # RFC 3550 section 5.1, the first 12 bytes
 _WILDCARDS = ("0.0.0.0", "::")
 
 
 class RtpReceiver(RTCRtpReceiver):
-    """Hands every packet to `on_packet` as it comes. Started by aiortc once the connection stands.
+    """Hands every packet to `on_packet`, or `on_event`, as it comes. Started by aiortc once the connection stands.
 
     From then on RTP comes straight from the socket: decrypted, read and handed over in one call, where aiortc has a
     queue, a task and an object of forty fields for it (60 us a packet less).
     """
 
     def __init__(
-        self, transport: RTCDtlsTransport, on_packet: Callable[[RtpSound], None], on_heard: Callable[[], None]
+        self,
+        transport: RTCDtlsTransport,
+        on_packet: Callable[[RtpSound], None],
+        on_event: Callable[[RtpSound], None],
+        on_heard: Callable[[], None],
     ) -> None:
         super().__init__("audio", transport)
         self._on_packet = on_packet
+        self._on_event = on_event
         self._on_heard = on_heard
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
@@ -124,7 +138,10 @@ class RtpReceiver(RTCRtpReceiver):
             statistics = streams[sound.ssrc] = StreamStatistics(codec.clockRate)
             router.ssrc_table[sound.ssrc] = self  # whom the reports of this source are for
         statistics.add(sound)
-        self._on_packet(sound)
+        if codec.name == _EVENTS:
+            self._on_event(sound)
+        else:
+            self._on_packet(sound)
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         self._on_heard()
@@ -233,16 +250,20 @@ def _run_through(sending: Coroutine[Any, Any, None]) -> None:
 
 
 def take_over(
-    transceiver: RTCRtpTransceiver, on_packet: Callable[[RtpSound], None], on_heard: Callable[[], None]
+    transceiver: RTCRtpTransceiver,
+    on_packet: Callable[[RtpSound], None],
+    on_event: Callable[[RtpSound], None],
+    on_heard: Callable[[], None],
 ) -> tuple[RtpReceiver, RtpSender]:
     """Put our receiver and sender in the place of aiortc's, before anything was negotiated.
 
     Args:
         transceiver: fresh.
-        on_packet: gets each packet of an agreed codec.
+        on_packet: gets each packet of the agreed codec.
+        on_event: gets each packet that tells of a key; there are none but after `choose_events`.
         on_heard: called at each other sign of life, such as RTCP.
     """
-    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_heard)
+    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_event, on_heard)
     sender = RtpSender(transceiver.receiver.transport, on_heard)
     sender._stream_id = transceiver.sender._stream_id
     receiver._set_rtcp_ssrc(sender._ssrc)
@@ -257,18 +278,21 @@ def take_over_receiver(transceiver: RTCRtpTransceiver, on_packet: Callable[[RtpS
 
     For a caller: aiortc's own receiver would hide when a packet came, and run a thread.
     """
-    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_heard=lambda: None)
+    receiver = RtpReceiver(transceiver.receiver.transport, on_packet, on_event=lambda _: None, on_heard=lambda: None)
     receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
     private: Any = transceiver
     private._RTCRtpTransceiver__receiver = receiver
 
 
-def choose_codec(transceiver: RTCRtpTransceiver, preferred: dict[str, dict[str, Any]]) -> str | None:
-    """Leave only the best codec that the offer has, and return its name in lower case; None if it has none of them.
+def choose_codec(transceiver: RTCRtpTransceiver, preferred: dict[str, dict[str, Any]]) -> str:
+    """Leave only the best codec that the offer has, and return its name in lower case.
 
     Args:
         transceiver: after the remote description was set.
         preferred: name of a codec, in lower case, to what the answer says about it (`a=fmtp`); the best first.
+
+    Raises:
+        LookupError: the offer has none of them.
     """
     offered = {codec.name.lower(): codec for codec in reversed(transceiver._codecs)}
     for name, parameters in preferred.items():
@@ -277,7 +301,24 @@ def choose_codec(transceiver: RTCRtpTransceiver, preferred: dict[str, dict[str, 
             codec.parameters.update(parameters)
             transceiver._codecs = [codec]
             return name
-    return None
+    raise LookupError(f"codecs {', '.join(offered)}, wanted one of {', '.join(preferred)}")
+
+
+def choose_events(pc: RTCPeerConnection, transceiver: RTCRtpTransceiver) -> int | None:
+    """Agree on keys to be sent beside the codec, and return the clock of their packets in Hz; None: none were offered.
+
+    aiortc has no such codec, and forgets that it was offered. To be called after `choose_codec`.
+    """
+    private: Any = pc
+    offer = private._RTCPeerConnection__remoteDescription().media[transceiver._get_mline_index()]
+    events = {codec.clockRate: codec for codec in reversed(offer.rtp.codecs) if codec.name.lower() == _EVENTS}
+    (codec,) = transceiver._codecs
+    clock_hz = next((hz for hz in (codec.clockRate, 8_000) if hz in events), None)
+    if clock_hz is None:
+        return None
+    # aiortc sends with the first of its codecs, and receives all of them.
+    transceiver._codecs.append(replace(events[clock_hz], mimeType=f"audio/{_EVENTS}", parameters={"0-15": None}))
+    return clock_hz
 
 
 def addresses_for(bind_host: str) -> list[str]:
@@ -288,16 +329,56 @@ def addresses_for(bind_host: str) -> list[str]:
     return ["127.0.0.1" if bind_host == "localhost" else bind_host]
 
 
-async def gather_on(transceiver: RTCRtpTransceiver, addresses: Sequence[str]) -> int:
-    """Gather candidates on these addresses alone, and return how many there are.
+async def gather_on(
+    transceiver: RTCRtpTransceiver, addresses: Sequence[str], *, ports: range = ANY_PORT, announce: Sequence[str] = ()
+) -> int:
+    """Gather candidates on these addresses alone, and one of the TURN server if `pc` has one; return how many.
 
     To be called between the two descriptions: aiortc then finds the gathering done.
+
+    Args:
+        transceiver: the first of its connection.
+        addresses: those that cannot be bound are left out.
+        ports: of which each socket gets one.
+        announce: told to the far end in place of the bound addresses of the same family. The checks, which go from
+            bound addresses, know nothing of it.
+
+    Raises:
+        ServerFullError: no port is free.
     """
     connection = transceiver.receiver.transport.transport.iceGatherer._connection
     connection._local_candidates_start = True
-    connection._local_candidates += await connection.get_component_candidates(component=1, addresses=list(addresses))
+    for address in addresses:
+        with contextlib.suppress(OSError):
+            connection._local_candidates += await _open_candidates(connection, address, ports, announce)
+    connection._local_candidates += await connection.get_component_candidates(component=1, addresses=[])
     connection._local_candidates_end = True
     return len(connection._local_candidates)
+
+
+async def _open_candidates(
+    connection: aioice.ice.Connection, address: str, ports: range, announce: Sequence[str]
+) -> list[aioice.Candidate]:
+    """Open one socket; return what the far end is told of it."""
+    bound = await open_socket(address, ports)
+    host, port = bound.getsockname()[:2]
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_datagram_endpoint(lambda: StunProtocol(connection), sock=bound)
+    protocol.local_candidate = _host_candidate(host, port)
+    connection._protocols.append(protocol)
+    return [_host_candidate(each, port) for each in announced_for(host, announce)]
+
+
+def _host_candidate(host: str, port: int) -> aioice.Candidate:
+    return aioice.Candidate(
+        foundation=candidate_foundation("host", "udp", host),
+        component=1,
+        transport="udp",
+        priority=candidate_priority(1, "host"),
+        host=host,
+        port=port,
+        type="host",
+    )
 
 
 def hold_connecting(pc: RTCPeerConnection) -> list[asyncio.Task[None]]:

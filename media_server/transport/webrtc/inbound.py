@@ -1,16 +1,15 @@
 """From RTP packets to what we hear: order, loss and time are settled, and 16 kHz mono goes into the queue.
 
-No thread and no task: packets are decoded as they come (Opus 30 us, G.711 5 us), and `advance` is called on the beat
-of the outgoing packets.
+No thread and no task: packets are decoded as they come (Opus 30 us, G.711 and G.722 10 us), and `advance` is called on
+the beat of the outgoing packets.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
-
-from media_server.audio import g711, opus
+from media_server.audio import g711, g722, opus
 from media_server.audio.chunk import HEARING_HZ, AudioChunk, Pcm, silence
+from media_server.audio.dtmf import SoundNumbers
 from media_server.audio.jitter import Concealed, JitterBuffer, JitterCounts, Played, RtpSound, Silent, Step
 from media_server.audio.levels import level_dbfs
 from media_server.audio.live_queue import LiveQueue
@@ -64,15 +63,14 @@ class OpusSound:
             return self._decoder.conceal(n_samples)
 
 
-class G711Sound:
-    """G.711: what is lost is the last packet again, half as loud each time."""
+class TelephoneSound:
+    """G.711 and G.722, one byte a tick: what is lost is the last packet again, half as loud each time."""
 
-    clock_hz = g711.CLOCK_HZ
-    _MAX_BYTES = g711.CLOCK_HZ * 120 // 1000
+    clock_hz = 8_000
+    _MAX_BYTES = clock_hz * 120 // 1000
 
-    def __init__(self, law: g711.Law) -> None:
-        self._law = law
-        self._upsampler = g711.Upsampler()
+    def __init__(self, decode: Callable[[bytes], Pcm]) -> None:
+        self._decode = decode
         self._last = silence(0)
 
     def ticks(self, payload: bytes) -> int:
@@ -81,7 +79,7 @@ class G711Sound:
 
     def decode(self, payload: bytes) -> Pcm:
         """See `SoundDecoder`."""
-        self._last = self._upsampler.push(g711.decode(payload, self._law))
+        self._last = self._decode(payload)
         return self._last
 
     def conceal(self, n_samples: int, following: bytes | None) -> Pcm:
@@ -89,17 +87,23 @@ class G711Sound:
         pcm = silence(n_samples)
         at = 0
         while len(self._last) and at < n_samples:
-            self._last = (self._last // 2).astype(np.int16)
+            self._last = self._last // 2
             take = min(len(self._last), n_samples - at)
             pcm[at : at + take] = self._last[:take]
             at += take
         return pcm
 
 
+def _g711(law: g711.Law) -> TelephoneSound:
+    upsampler = g711.Upsampler()
+    return TelephoneSound(lambda payload: upsampler.push(g711.decode(payload, law)))
+
+
 DECODERS: dict[str, Callable[[], SoundDecoder]] = {
     "opus": OpusSound,
-    "pcmu": lambda: G711Sound("ulaw"),
-    "pcma": lambda: G711Sound("alaw"),
+    "g722": lambda: TelephoneSound(g722.G722Decoder().decode),
+    "pcmu": lambda: _g711("ulaw"),
+    "pcma": lambda: _g711("alaw"),
 }
 """By the name of the codec in SDP, in lower case."""
 
@@ -121,6 +125,7 @@ class Inbound:
         self._buffer = JitterBuffer(
             clock_hz=decoder.clock_hz, wait_limit_ms=wait_limit_ms, ticks_of=decoder.ticks, started_s=started_s
         )
+        self._numbers = SoundNumbers()
         self._pts = 0
         self._quiet_ms = 0.0
 
@@ -131,8 +136,12 @@ class Inbound:
 
     def receive(self, packet: RtpSound, now_s: float) -> None:
         """Take a packet that has just arrived."""
-        for step in self._buffer.put(packet, now_s):
+        for step in self._buffer.put(self._numbers.renumber(packet), now_s):
             self._take(step, now_s)
+
+    def pass_over(self, packet: RtpSound) -> None:
+        """Take note of a packet that is no sound, so that it is not missed."""
+        self._numbers.leave_out(packet)
 
     def advance(self, now_s: float) -> None:
         """Let time pass. To be called every 20 ms."""

@@ -24,9 +24,9 @@ MAX_CANDIDATES = 32
 MAX_SSRC_LINES = 100
 
 # RFC 3551 section 6: the payload types that need no rtpmap. RFC 7587 section 4.1: Opus is always 48000/2.
-_CODECS = {"opus": "opus/48000/2", "pcmu": "PCMU/8000", "pcma": "PCMA/8000"}
-_STATIC_TYPES = {"0": "pcmu", "8": "pcma"}
-_CLOCK_HZ = {"opus": "48000", "pcmu": "8000", "pcma": "8000"}
+_CODECS = {"opus/48000": "opus/48000/2", "g722/8000": "G722/8000", "pcmu/8000": "PCMU/8000", "pcma/8000": "PCMA/8000"}
+_EVENTS = {f"telephone-event/{clock_hz}": f"telephone-event/{clock_hz}" for clock_hz in (48000, 8000)}  # RFC 4733
+_STATIC_TYPES = {"0": "PCMU/8000", "8": "PCMA/8000", "9": "G722/8000"}
 _DYNAMIC_TYPES = range(96, 128)
 
 _AUDIO_PROFILES = {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/TLS/RTP/SAVPF", "RTP/SAVPF"}
@@ -210,14 +210,14 @@ def _write_media(offer: _Offer, media: _Media) -> Iterator[str]:
 
 def _audio_lines(media: _Media) -> list[str]:
     codecs = _codecs(media)
-    if not codecs:
+    if not set(codecs.values()) - set(_EVENTS):
         offered = ", ".join(value.partition(" ")[2] for value in media.all("rtpmap")[:8])
-        raise _refused(f"{media.name}: codecs {_cut(offered)}, wanted one of opus/48000/2, PCMU/8000, PCMA/8000")
+        raise _refused(f"{media.name}: codecs {_cut(offered)}, wanted one of {', '.join(_CODECS.values())}")
     direction = next((name for name in _DIRECTIONS if media.all(name)), "sendrecv")
     if direction == "inactive":
         raise _refused(f"{media.name}: inactive, wanted sendrecv, sendonly or recvonly")
     lines = [f"m=audio 9 {media.profile} {' '.join(codecs)}", f"a={direction}", "a=rtcp-mux"]
-    lines += [f"a=rtpmap:{payload_type} {_CODECS[codec]}" for payload_type, codec in codecs.items()]
+    lines += [f"a=rtpmap:{payload_type} {codec}" for payload_type, codec in codecs.items()]
     lines += _fmtp_lines(media, codecs)
     for value in media.all("extmap"):
         number, uri = _matched(media, value, "extmap", _EXTMAP)[:2]
@@ -234,11 +234,11 @@ def _audio_lines(media: _Media) -> list[str]:
 
 
 def _codecs(media: _Media) -> dict[str, str]:
-    """Return payload type -> codec, of those that we speak, in the order of the m-line."""
+    """Return payload type -> codec as in rtpmap, of those that we speak, and events, in the order of the m-line."""
     offered: dict[str, str] = {}
     for value in media.all("rtpmap"):
         payload_type, name, clock_hz, _ = _matched(media, value, "rtpmap", _RTPMAP)
-        codec = name.lower() if _CLOCK_HZ.get(name.lower()) == clock_hz else ""
+        codec = (_CODECS | _EVENTS).get(f"{name.lower()}/{clock_hz}", "")
         dynamic = int(payload_type) in _DYNAMIC_TYPES
         offered.setdefault(payload_type, codec if dynamic or _STATIC_TYPES.get(payload_type) == codec else "")
     codecs = {one: offered.get(one, _STATIC_TYPES.get(one, "")) for one in media.formats}
@@ -248,7 +248,7 @@ def _codecs(media: _Media) -> dict[str, str]:
 def _fmtp_lines(media: _Media, codecs: dict[str, str]) -> Iterator[str]:
     for value in media.all("fmtp"):
         payload_type, text = _matched(media, value, "fmtp", _FMTP)
-        if codecs.get(payload_type) == "opus":
+        if codecs.get(payload_type) == "opus/48000/2":
             # RFC 7587 section 6.1: every parameter of Opus is a number; others say nothing to us.
             parameters = [part.strip() for part in text.split(";")]
             known = [part for part in parameters if _NUMERIC_PARAMETER.fullmatch(part)]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from media_server.audio import g711, opus
-from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm
+from media_server.audio import g711, g722, opus
+from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.resample import Resampler
 from media_server.config import WebRtcConfig
 
 FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
@@ -50,6 +51,24 @@ class OpusVoice:
         self.expect_loss = self._encoder.expect_loss
 
 
+class G722Voice:
+    """G.722."""
+
+    clock_hz = g722.CLOCK_HZ
+
+    def __init__(self) -> None:
+        self._resampler = Resampler(SPEAKING_HZ, g722.RATE_HZ)
+        self._resampler.push(silence(FRAME_SAMPLES))  # what it holds back is silence: from now on a frame is a frame
+        self._encoder = g722.G722Encoder()
+
+    def encode(self, pcm: Pcm) -> bytes:
+        """See `SoundEncoder`."""
+        return self._encoder.encode(self._resampler.push(pcm))
+
+    def expect_loss(self, percent: int) -> None:
+        """Do nothing: G.722 has no room for copies."""
+
+
 class G711Voice:
     """G.711."""
 
@@ -69,6 +88,7 @@ class G711Voice:
 
 ENCODERS: dict[str, Callable[[WebRtcConfig], SoundEncoder]] = {
     "opus": OpusVoice,
+    "g722": lambda _: G722Voice(),
     "pcmu": lambda _: G711Voice("ulaw"),
     "pcma": lambda _: G711Voice("alaw"),
 }

@@ -60,8 +60,9 @@ class Pacing:
             now_s = loop.time()
             late_s = max(0.0, now_s - due_s)
             if late_s > STALL_TICKS * TICK_S:
-                logger.warning("the event loop stood still for %.0f ms", late_s * 1000)
-                self._metrics.observe("frame_late_ms", late_s * 1000, self.beats)
+                if self.beats:
+                    logger.warning("the event loop stood still for %.0f ms", late_s * 1000)
+                    self._metrics.observe("frame_late_ms", late_s * 1000, self.beats)
                 missed = int(late_s / TICK_S)
                 due_s += missed * TICK_S
                 tick += missed

@@ -16,16 +16,18 @@ from typing import Any
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
 from media_server.audio.chunk import FRAME_MS
+from media_server.audio.dtmf import DigitReader
 from media_server.audio.jitter import JitterCounts, RtpSound
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
-from media_server.errors import BadRequestError, ConfigError, PeerGoneError
-from media_server.events import Channel, Wire
+from media_server.errors import BadRequestError, ConfigError, ParleyError, PeerGoneError
+from media_server.events import Channel, DigitPressed, Wire
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
     addresses_for,
     choose_codec,
+    choose_events,
     close_sockets,
     end_connecting,
     gather_on,
@@ -44,6 +46,7 @@ CHANNEL_LABEL = "oai-events"
 _CODECS: dict[str, dict[str, Any]] = {
     # RFC 7587 section 6.1: browsers send their copies of lost packets only to those who ask for them.
     "opus": {"minptime": 10, "useinbandfec": 1, "stereo": 0},
+    "g722": {},
     "pcmu": {},
     "pcma": {},
 }
@@ -56,6 +59,7 @@ class WebRtcPeer:
 
     Attributes:
         counts: what happened to the packets received so far.
+        on_digit: told of each key that the peer presses; nobody is, until it is set.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class WebRtcPeer:
 
         Args:
             config: limits and codec settings.
-            bind_host: the address that HTTP binds to; media binds to the same.
+            bind_host: the address that media binds to; a wildcard stands for all of this machine.
             wire: makes the wire of a data channel.
             on_channel: told of the data channel `oai-events` when the peer opens it.
             pacing: the timer of the process.
@@ -87,14 +91,16 @@ class WebRtcPeer:
         self._pc.on("datachannel", self._on_data_channel)
         self._connecting = hold_connecting(self._pc)
         self._transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
-        _, self._sender = take_over(self._transceiver, self._on_packet, self._on_heard)
+        _, self._sender = take_over(self._transceiver, self._on_packet, self._on_event, self._on_heard)
         self._codec = "opus"
+        self._digits: DigitReader | None = None
         self._inbound: Inbound | None = None
         self._channel: DataChannel | None = None
         self._settled = asyncio.Event()
         self._heard_s = 0.0
         self._closed = False
         self.counts = JitterCounts()
+        self.on_digit: Callable[[DigitPressed], None] = lambda _: None
 
     @property
     def rtt_ms(self) -> float | None:
@@ -106,6 +112,7 @@ class WebRtcPeer:
 
         Raises:
             BadRequestError: aiortc refuses the offer, or it has no codec that we speak. The connection is closed.
+            ServerFullError: no UDP port is free.
             ConfigError: the configured address cannot be bound.
         """
         try:
@@ -113,7 +120,7 @@ class WebRtcPeer:
         except AIORTC_ERRORS as error:
             await self.close()
             raise BadRequestError(f"the offer cannot be answered: {error or type(error).__name__}") from error
-        except (BadRequestError, ConfigError):
+        except ParleyError:
             await self.close()
             raise
 
@@ -138,9 +145,8 @@ class WebRtcPeer:
         if self._channel is not None:
             await self._channel.close()
         try:
-            async with asyncio.timeout(_CLOSE_LIMIT_S):
-                await end_connecting(self._connecting)
-                await self._pc.close()
+            # Not asyncio.timeout: see engines/worker.py, `_end_all`.
+            await asyncio.wait_for(self._end(), _CLOSE_LIMIT_S)
         except AIORTC_ERRORS as error:  # TimeoutError is an OSError
             logger.warning("closing a peer connection failed: %s: %s", type(error).__name__, error)
         finally:
@@ -148,15 +154,19 @@ class WebRtcPeer:
 
     # --- inside ---
 
+    async def _end(self) -> None:
+        await end_connecting(self._connecting)
+        await self._pc.close()
+
     async def _answer(self, offer_sdp: str) -> str:
         await self._pc.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
-        codec = choose_codec(self._transceiver, _CODECS)
-        if codec is None:
-            raise BadRequestError(f"the offer has no audio codec that we speak, wanted one of {', '.join(_CODECS)}")
-        self._codec = codec
+        self._codec = choose_codec(self._transceiver, _CODECS)
+        events_hz = choose_events(self._pc, self._transceiver)
+        self._digits = None if events_hz is None else DigitReader(events_hz)
         addresses = addresses_for(self._bind_host)
-        if not await gather_on(self._transceiver, addresses):
-            raise ConfigError(f"server.host: media cannot bind to {', '.join(addresses)}")
+        ports = range(self._config.port_min, self._config.port_max + 1)  # 0 to 0: any
+        if not await gather_on(self._transceiver, addresses, ports=ports, announce=self._config.announce):
+            raise ConfigError(f"webrtc.bind: media cannot bind to {', '.join(addresses)}, wanted addresses of ours")
         await self._pc.setLocalDescription(await self._pc.createAnswer())
         sdp: str = self._pc.localDescription.sdp
         return sdp
@@ -187,6 +197,8 @@ class WebRtcPeer:
             now_s = self._loop.time()
             self._check_heard(now_s)
             inbound.advance(now_s)
+            if self._digits is not None:
+                self._tell(self._digits.advance(now_s))
             # What was missed in a stall is not sent, but its time has passed (RFC 3550 section 5.1: the timestamp).
             self._sender.skip((round((due_s - last_s) * 1000 / FRAME_MS) - 1) * outbound.n_ticks)
             last_s = due_s
@@ -223,6 +235,16 @@ class WebRtcPeer:
         self._heard_s = self._loop.time()
         if self._inbound is not None:
             self._inbound.receive(packet, self._heard_s)
+
+    def _on_event(self, packet: RtpSound) -> None:
+        self._heard_s = self._loop.time()
+        if self._inbound is not None and self._digits is not None:
+            self._inbound.pass_over(packet)
+            self._tell(self._digits.put(packet, self._heard_s))
+
+    def _tell(self, pressed: list[DigitPressed]) -> None:
+        for each in pressed:
+            self.on_digit(each)
 
     def _on_data_channel(self, channel: RTCDataChannel) -> None:
         taken = self._channel is not None and not self._channel.closed

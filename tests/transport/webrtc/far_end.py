@@ -2,16 +2,18 @@
 
 import asyncio
 import fractions
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtp import RtpPacket
 from av import AudioFrame
 from numpy.typing import NDArray
 
-from media_server.config import WebRtcConfig
+from media_server.config import WebRtcConfig, load_config
 from media_server.errors import ClientError
 from media_server.events import Channel, ClearSound, Command, ErrorHappened, Event, TranscriptGrew
 from media_server.metrics import Metrics
@@ -19,13 +21,8 @@ from media_server.transport.webrtc.aiortc_private import gather_on
 from media_server.transport.webrtc.pacing import Beat, Pacing
 from media_server.transport.webrtc.peer import WebRtcPeer
 
-CONFIG = WebRtcConfig(
-    connect_timeout_s=5,
-    gone_after_s=5,
-    bitrate_bps=32_000,
-    complexity=5,
-    live_queue_ms=10_000,
-    wait_limit_ms=200,
+CONFIG = load_config({}).config.webrtc.model_copy(
+    update={"connect_timeout_s": 5, "gone_after_s": 5, "complexity": 5, "live_queue_ms": 10_000}
 )
 
 
@@ -80,7 +77,9 @@ class ToneTrack(MediaStreamTrack):
 class FarEnd:
     """One caller."""
 
-    def __init__(self, *, tone_hz: float = 0.0, codec: str | None = None) -> None:
+    def __init__(self, *, tone_hz: float = 0.0, codec: str | None = None, keys_hz: Sequence[int] = ()) -> None:
+        """Prepare a call; `keys_hz`: the clocks of the telephone events that are offered, under 110, 111, ..."""
+        self._keys_hz = keys_hz
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self.transceiver = self.pc.addTransceiver(ToneTrack(tone_hz) if tone_hz else "audio", direction="sendrecv")
         if codec:
@@ -93,19 +92,37 @@ class FarEnd:
         self.channel.on("message", self.messages.put_nowait)
         self.channel.on("open", self.opened.set)
 
-    async def offer(self) -> str:
+    async def offer(self, address: str = "127.0.0.1") -> str:
         """Return an offer with candidates on loopback."""
-        await gather_on(self.transceiver, ["127.0.0.1"])
+        await gather_on(self.transceiver, [address])
         await self.pc.setLocalDescription(await self.pc.createOffer())
         sdp: str = self.pc.localDescription.sdp
-        return sdp
+        return self._with_keys(sdp)
+
+    def _with_keys(self, offer: str) -> str:
+        """Return the offer with telephone events, of which aiortc itself makes none."""
+        keys = list(enumerate(self._keys_hz, start=110))
+        head, rest = re.split(r"(?<=\r\n)(?=a=rtpmap)", offer, maxsplit=1)
+        head = re.sub(r"(m=audio [^\r]*)", "".join([r"\1", *(f" {number}" for number, _ in keys)]), head)
+        return head + "".join(f"a=rtpmap:{number} telephone-event/{hz}\r\n" for number, hz in keys) + rest
+
+    async def send_packet(self, payload_type: int, sequence_number: int, timestamp: int, payload: bytes) -> None:
+        """Send an RTP packet of our own making, once connected. For an end without a tone."""
+        packet = RtpPacket(
+            payload_type=payload_type,
+            sequence_number=sequence_number,
+            timestamp=timestamp,
+            ssrc=self.transceiver.sender._ssrc,
+            payload=payload,
+        )
+        await self.transceiver.sender.transport._send_rtp(packet.serialize())
 
     async def accept(self, answer: str) -> None:
         """Take our answer."""
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
 
     async def hear(self, n_frames: int) -> NDArray[np.int16]:
-        """Return the (left side of the) next frames that arrive: 48 kHz for Opus, 8 kHz for G.711."""
+        """Return the (left side of the) next frames: 48 kHz for Opus, 16 kHz for G.722, 8 kHz for G.711."""
         heard = []
         for _ in range(n_frames):
             frame = await self.transceiver.receiver.track.recv()
@@ -128,13 +145,15 @@ class OnePacing(Pacing):
 
 
 @asynccontextmanager
-async def calling(far: FarEnd, channels: list[Channel], config: WebRtcConfig = CONFIG) -> AsyncIterator[WebRtcPeer]:
+async def calling(
+    far: FarEnd, channels: list[Channel], config: WebRtcConfig = CONFIG, address: str = "127.0.0.1"
+) -> AsyncIterator[WebRtcPeer]:
     """Yield our peer, answered and not yet running; close both ends."""
     peer = WebRtcPeer(
-        config, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, pacing=OnePacing(Metrics())
+        config, bind_host=address, wire=PlainWire, on_channel=channels.append, pacing=OnePacing(Metrics())
     )
     try:
-        await far.accept(await peer.answer(await far.offer()))
+        await far.accept(await peer.answer(await far.offer(address)))
         yield peer
     finally:
         await peer.close()

@@ -21,7 +21,14 @@ from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 
 from media_server.audio.jitter import RtpSound
 from media_server.transport.webrtc import aiortc_private
-from media_server.transport.webrtc.aiortc_private import addresses_for, choose_codec, gather_on, read_rtp, take_over
+from media_server.transport.webrtc.aiortc_private import (
+    addresses_for,
+    choose_codec,
+    choose_events,
+    gather_on,
+    read_rtp,
+    take_over,
+)
 from tests.transport.webrtc.far_end import FarEnd
 
 RECEIVER_PARTS = ["started", "codecs", "rtcp_task", "remote_streams", "lsr", "lsr_time", "rtcp_ssrc", "transport"]
@@ -92,7 +99,7 @@ async def test_of_many_sources_the_oldest_is_forgotten_and_the_new_one_is_heard(
     heard: list[int] = []
     pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     transceiver = pc.addTransceiver("audio")
-    receiver, _ = take_over(transceiver, lambda packet: heard.append(packet.ssrc), lambda: None)
+    receiver, _ = take_over(transceiver, lambda packet: heard.append(packet.ssrc), lambda _: None, lambda: None)
     parameters = RTCRtpReceiveParameters(
         codecs=[RTCRtpCodecParameters(mimeType="audio/PCMU", clockRate=8_000, payloadType=0)]
     )
@@ -160,7 +167,7 @@ async def test_our_parts_are_used_by_the_connection_and_the_candidates_are_ours(
     far = FarEnd()
     pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     transceiver = pc.addTransceiver("audio")
-    receiver, sender = take_over(transceiver, lambda _: None, lambda: None)
+    receiver, sender = take_over(transceiver, lambda _: None, lambda _: None, lambda: None)
 
     await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
     name = choose_codec(transceiver, {"pcmu": {}, "opus": {"useinbandfec": 1}})
@@ -179,6 +186,46 @@ async def test_our_parts_are_used_by_the_connection_and_the_candidates_are_ours(
     assert any(line.startswith("a=msid:") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("codec", "clocks_hz", "chosen_hz", "lines"),
+    [
+        ("opus", [48_000, 8_000], 48_000, ["a=rtpmap:110 telephone-event/48000", "a=fmtp:110 0-15"]),
+        ("pcmu", [48_000, 8_000], 8_000, ["a=rtpmap:111 telephone-event/8000", "a=fmtp:111 0-15"]),
+        ("opus", [8_000], 8_000, ["a=rtpmap:110 telephone-event/8000", "a=fmtp:110 0-15"]),
+        ("pcmu", [48_000], None, []),
+        ("opus", [], None, []),
+    ],
+)
+async def test_keys_are_agreed_on_at_the_clock_of_the_codec_or_else_8_khz(
+    codec: str, clocks_hz: list[int], chosen_hz: int | None, lines: list[str]
+) -> None:
+    far = FarEnd(codec=codec, keys_hz=clocks_hz)
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
+
+    choose_codec(transceiver, {codec: {}})
+    agreed_hz = choose_events(pc, transceiver)
+    answer = (await pc.createAnswer()).sdp.splitlines()
+    await pc.close()
+    await far.pc.close()
+
+    assert agreed_hz == chosen_hz
+    assert [line for line in answer if "telephone-event" in line or line.endswith(" 0-15")] == lines
+
+
+async def test_an_offer_with_no_codec_that_is_wanted_is_refused() -> None:
+    far = FarEnd(codec="g722")
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
+
+    with pytest.raises(LookupError, match="codecs g722, wanted one of opus, pcmu"):
+        choose_codec(transceiver, {"opus": {}, "pcmu": {}})
+    await pc.close()
+    await far.pc.close()
+
+
 async def test_no_candidate_is_gathered_behind_our_back() -> None:
     pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     transceiver = pc.addTransceiver("audio")
@@ -189,6 +236,36 @@ async def test_no_candidate_is_gathered_behind_our_back() -> None:
     await pc.close()
 
     assert len(candidates) == 1
+
+
+async def test_what_is_announced_is_told_and_what_is_bound_is_checked() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+
+    n_candidates = await gather_on(transceiver, ["127.0.0.1"], announce=["192.0.2.7", "192.0.2.8"])
+    told = transceiver.receiver.transport.transport.iceGatherer.getLocalCandidates()
+    (protocol,) = transceiver.receiver.transport.transport._connection._protocols
+    await pc.close()
+
+    assert n_candidates == 2
+    assert [(each.ip, each.port) for each in told] == [
+        ("192.0.2.7", protocol.local_candidate.port),
+        ("192.0.2.8", protocol.local_candidate.port),
+    ]
+    assert protocol.local_candidate.host == "127.0.0.1"
+
+
+async def test_our_candidates_are_made_as_aioice_makes_its_own() -> None:
+    connection = aioice.ice.Connection(ice_controlling=False)
+    theirs = await connection.get_component_candidates(component=1, addresses=["127.0.0.1"])
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    await gather_on(transceiver, ["127.0.0.1"])
+    (ours,) = transceiver.receiver.transport.transport._connection.local_candidates
+    await connection.close()
+    await pc.close()
+
+    assert vars(ours) | {"port": 0} == vars(theirs[0]) | {"port": 0}
 
 
 def test_media_binds_where_http_binds() -> None:

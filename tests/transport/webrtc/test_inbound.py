@@ -6,6 +6,7 @@ import pytest
 
 from media_server.audio import g711
 from media_server.audio.chunk import AudioChunk, Pcm, silence
+from media_server.audio.g722 import G722Encoder
 from media_server.audio.jitter import RtpSound
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.opus import OpusEncoder
@@ -91,14 +92,21 @@ async def test_nothing_received_is_20_ms_of_silence_every_20_ms() -> None:
     assert [chunk.pts for chunk in chunks[:3]] == [0, 320, 640]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff", b"\x00" * 4_000])
-async def test_a_malformed_payload_is_counted_and_the_call_goes_on(payload: bytes) -> None:
+@pytest.mark.parametrize(
+    ("codec", "payload"),
+    [
+        ("opus", b"\xff\xff\xff"),
+        *((codec, payload) for codec in DECODERS for payload in (b"", bytes(4_000))),
+    ],
+)
+async def test_a_malformed_payload_is_counted_and_the_call_goes_on(codec: str, payload: bytes) -> None:
     ear = Ear()
-    inbound = Inbound(DECODERS["opus"](), ear.queue, wait_limit_ms=200, started_s=0.0)
-    good = opus_payloads(3)
+    inbound = Inbound(DECODERS[codec](), ear.queue, wait_limit_ms=200, started_s=0.0)
+    good = opus_payloads(1)[0] if codec == "opus" else bytes(160)
+    n_ticks = 960 if codec == "opus" else 160
 
-    for n, one in enumerate([good[0], payload, good[2]]):
-        inbound.receive(sound(n, one), n * 0.02)
+    for n, one in enumerate([good, payload, good]):
+        inbound.receive(sound(n, one, n_ticks), n * 0.02)
 
     assert [len(chunk.pcm) for chunk in await ear.chunks()] == [320, 320, 320]
     assert inbound.counts.malformed == 1
@@ -121,10 +129,12 @@ async def test_after_a_delay_of_the_network_quiet_sound_is_left_out_once_the_tur
     assert sum(chunk.duration_ms for chunk in await ear.chunks()) == 2_400
 
 
-async def test_g711_is_heard_at_16_khz_and_a_lost_packet_fades() -> None:
+@pytest.mark.parametrize("codec", ["pcmu", "g722"])
+async def test_a_telephones_sound_is_heard_at_16_khz_and_a_lost_packet_fades(codec: str) -> None:
     ear = Ear()
-    inbound = Inbound(DECODERS["pcmu"](), ear.queue, wait_limit_ms=200, started_s=0.0)
-    payload = g711.encode(tone(12, 8_000), "ulaw")
+    inbound = Inbound(DECODERS[codec](), ear.queue, wait_limit_ms=200, started_s=0.0)
+    wide = codec == "g722"
+    payload = G722Encoder().encode(tone(12, 16_000)) if wide else g711.encode(tone(12, 8_000), "ulaw")
 
     for n in [0, 1, 2, 3, 4, 6, 7, 8, 9]:
         inbound.receive(sound(n, payload[n * 160 : (n + 1) * 160], 160), n * 0.02)
@@ -135,3 +145,22 @@ async def test_g711_is_heard_at_16_khz_and_a_lost_packet_fades() -> None:
     assert levels[4] == pytest.approx(5_657, rel=0.05)
     assert levels[5] == pytest.approx(2_828, rel=0.05)
     assert levels[6] == pytest.approx(5_657, rel=0.05)
+
+
+async def test_a_pressed_key_is_not_missed_as_lost_sound_and_time_goes_on() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["pcmu"](), ear.queue, wait_limit_ms=200, started_s=0.0)
+    payload = g711.encode(tone(1, 8_000), "ulaw")
+
+    for n in range(40):
+        # Ten packets tell of one press of 200 ms: nothing else is sent meanwhile.
+        if 10 <= n < 20:
+            inbound.pass_over(sound(n, b"\x05\x0a\x00\xa0", 160))
+        else:
+            inbound.receive(sound(n, payload, 160), n * 0.02)
+        inbound.advance(n * 0.02 + 0.001)
+
+    assert inbound.counts.lost == 0
+    assert inbound.counts.received == 30
+    assert inbound.counts.restarts == 0
+    assert sum(chunk.duration_ms for chunk in await ear.chunks()) == 800

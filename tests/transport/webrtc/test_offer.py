@@ -76,10 +76,13 @@ def changed(old: str, new: str) -> str:
 def test_a_browsers_offer_keeps_what_a_call_needs() -> None:
     audio, data = SessionDescription.parse(check_offer(CHROMIUM)).media
 
-    assert [(codec.mimeType, codec.payloadType) for codec in audio.rtp.codecs] == [
-        ("audio/opus", 111),
-        ("audio/PCMU", 0),
-        ("audio/PCMA", 8),
+    assert [(codec.mimeType, codec.payloadType, codec.clockRate) for codec in audio.rtp.codecs] == [
+        ("audio/opus", 111, 48_000),
+        ("audio/G722", 9, 8_000),
+        ("audio/PCMU", 0, 8_000),
+        ("audio/PCMA", 8, 8_000),
+        ("audio/telephone-event", 110, 48_000),
+        ("audio/telephone-event", 126, 8_000),
     ]
     assert audio.rtp.codecs[0].parameters == {"minptime": 10, "useinbandfec": 1}
     assert (audio.rtp.muxId, audio.direction, audio.rtcp_mux) == ("0", "sendrecv", True)
@@ -121,12 +124,16 @@ def test_an_offer_without_a_data_channel_is_taken() -> None:
     assert [media.kind for media in SessionDescription.parse(check_offer(audio_only)).media] == ["audio"]
 
 
-def test_g711_needs_no_rtpmap() -> None:
+def test_codecs_of_telephones_need_no_rtpmap() -> None:
     lines = [line for line in CHROMIUM.splitlines() if "rtpmap" not in line and "fmtp" not in line]
 
     audio = SessionDescription.parse(check_offer("\n".join(lines))).media[0]
 
-    assert [(codec.mimeType, codec.payloadType) for codec in audio.rtp.codecs] == [("audio/PCMU", 0), ("audio/PCMA", 8)]
+    assert [(codec.mimeType, codec.payloadType) for codec in audio.rtp.codecs] == [
+        ("audio/G722", 9),
+        ("audio/PCMU", 0),
+        ("audio/PCMA", 8),
+    ]
 
 
 def test_a_codec_counts_only_under_a_payload_type_that_aiortc_keeps() -> None:
@@ -134,7 +141,7 @@ def test_a_codec_counts_only_under_a_payload_type_that_aiortc_keeps() -> None:
 
     audio = SessionDescription.parse(check_offer(moved)).media[0]
 
-    assert [(codec.mimeType, codec.payloadType) for codec in audio.rtp.codecs] == [("audio/PCMU", 0), ("audio/PCMA", 8)]
+    assert "audio/opus" not in [codec.mimeType for codec in audio.rtp.codecs]
 
 
 def test_ice_and_dtls_may_stand_in_the_session() -> None:
@@ -203,7 +210,8 @@ def test_what_is_malformed_is_a_bad_request(sdp: str, message: str) -> None:
         pytest.param(changed("m=application", "m=audio"), "m-lines: found audio, audio", id="two-audio"),
         pytest.param(changed("UDP/TLS/RTP/SAVPF", "RTP/AVP"), "profile 'RTP/AVP'", id="plain-rtp"),
         pytest.param(changed("webrtc-datachannel", "5000"), "'5000', wanted 'webrtc-datachannel'", id="old-sctp"),
-        pytest.param(changed("SAVPF 111 63 9 0 8 13 110 126", "SAVPF 9"), "wanted one of opus/48000/2", id="codec"),
+        pytest.param(changed("SAVPF 111 63 9 0 8 13 110 126", "SAVPF 13"), "wanted one of opus/48000/2", id="codec"),
+        pytest.param(changed("SAVPF 111 63 9 0 8 13 110 126", "SAVPF 126"), "PCMU/8000, PCMA/8000", id="keys-alone"),
         pytest.param(changed("a=group:BUNDLE 0 1\r\n", ""), "no BUNDLE group", id="no-bundle"),
         pytest.param(changed("a=group:BUNDLE 0 1", "a=group:BUNDLE 0"), "found BUNDLE '0'", id="half-bundle"),
         pytest.param(changed("a=mid:1\r\n", ""), "no mid", id="no-mid"),

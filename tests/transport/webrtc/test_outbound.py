@@ -3,6 +3,7 @@ import pytest
 
 from media_server.audio import g711
 from media_server.audio.chunk import Pcm, silence
+from media_server.audio.g722 import G722Decoder
 from media_server.audio.opus import OpusDecoder
 from media_server.transport.webrtc.outbound import ENCODERS, Outbound
 from tests.transport.webrtc.far_end import CONFIG
@@ -80,9 +81,11 @@ def test_the_first_frame_after_silence_is_marked_as_an_onset() -> None:
     assert onsets == [False, True, False, False, True]
 
 
-def test_speech_after_long_silence_sounds_as_if_all_had_been_encoded() -> None:
-    outbound = Outbound(ENCODERS["opus"](CONFIG))
-    decoder = OpusDecoder()
+@pytest.mark.parametrize(("codec", "decoder"), [("opus", OpusDecoder()), ("g722", G722Decoder())])
+def test_speech_after_long_silence_sounds_as_if_all_had_been_encoded(
+    codec: str, decoder: OpusDecoder | G722Decoder
+) -> None:
+    outbound = Outbound(ENCODERS[codec](CONFIG))
     said = frames(np.concatenate((tone(10), silence(50 * 480), tone(10))))
 
     heard = [decoder.decode(outbound.packet(pcm).payload).astype(float).std() for pcm in said]
@@ -90,6 +93,18 @@ def test_speech_after_long_silence_sounds_as_if_all_had_been_encoded() -> None:
     assert heard[5] == pytest.approx(5_657, rel=0.1)
     assert max(heard[12:60]) < 10
     assert heard[64] == pytest.approx(5_657, rel=0.1)
+
+
+def test_g722_frames_are_160_bytes_from_the_first_and_keep_the_level() -> None:
+    outbound = Outbound(ENCODERS["g722"](CONFIG))
+    decoder = G722Decoder()
+
+    packets = [outbound.packet(pcm) for pcm in frames(tone(10))]
+
+    assert {len(packet.payload) for packet in packets} == {160}
+    assert outbound.n_ticks == 160
+    levels = [decoder.decode(packet.payload).astype(float).std() for packet in packets]
+    assert levels[5] == pytest.approx(5_657, rel=0.05)
 
 
 def test_g711_frames_are_160_bytes_and_keep_the_level() -> None:

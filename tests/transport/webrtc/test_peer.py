@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -12,12 +13,13 @@ import uvloop
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtpPacket
 
-from media_server.audio.chunk import AudioChunk, Pcm
+from media_server.audio.chunk import AudioChunk, Pcm, silence
 from media_server.audio.live_queue import LiveQueue
+from media_server.audio.opus import OpusEncoder
 from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
-from media_server.errors import BadRequestError, ConfigError, PeerGoneError
-from media_server.events import Channel, ClearSound, TranscriptGrew
+from media_server.errors import BadRequestError, ConfigError, PeerGoneError, ServerFullError
+from media_server.events import Channel, ClearSound, DigitPressed, TranscriptGrew
 from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import end_connecting, hold_connecting
 from media_server.transport.webrtc.peer import WebRtcPeer
@@ -59,10 +61,12 @@ class Call:
 
 
 @asynccontextmanager
-async def running(far: FarEnd, *, playout: Playout | None = None, config: WebRtcConfig = CONFIG) -> AsyncIterator[Call]:
+async def running(
+    far: FarEnd, *, playout: Playout | None = None, config: WebRtcConfig = CONFIG, address: str = "127.0.0.1"
+) -> AsyncIterator[Call]:
     channels: list[Channel] = []
     sound_in = LiveQueue(10_000)
-    async with calling(far, channels, config) as peer:
+    async with calling(far, channels, config, address) as peer:
         task = asyncio.ensure_future(peer.run(sound_in, playout or Playout()))
         try:
             yield Call(peer, task, sound_in, channels)
@@ -78,7 +82,7 @@ def tone_playout(seconds: int) -> Playout:
     return playout
 
 
-@pytest.mark.parametrize("codec", ["opus", "pcmu", "pcma"])
+@pytest.mark.parametrize("codec", ["opus", "g722", "pcmu", "pcma"])
 async def test_the_callers_tone_is_heard_at_its_pitch_and_level(codec: str) -> None:
     async with running(FarEnd(tone_hz=1_000, codec=codec)) as call:
         chunks, pcm = await call.hear(19_200)
@@ -89,16 +93,52 @@ async def test_the_callers_tone_is_heard_at_its_pitch_and_level(codec: str) -> N
     assert call.peer.counts.lost == 0
 
 
-@pytest.mark.parametrize("codec", ["opus", "pcmu"])
-async def test_what_we_say_is_heard_by_the_caller_at_its_pitch_and_level(codec: str) -> None:
+@pytest.mark.parametrize(("codec", "rate_hz"), [("opus", 48_000), ("g722", 16_000), ("pcmu", 8_000)])
+async def test_what_we_say_is_heard_by_the_caller_at_its_pitch_and_level(codec: str, rate_hz: int) -> None:
     far = FarEnd(codec=codec)
     async with running(far, playout=tone_playout(3)), asyncio.timeout(LIMIT_S):
         heard = await far.hear(70)
 
-    rate_hz = 48_000 if codec == "opus" else 8_000
     settled = heard[-rate_hz // 2 :]
     assert frequency_hz(settled, rate_hz) == 440
     assert np.std(settled.astype(float)) == pytest.approx(8_000 / 2**0.5, rel=0.06)
+
+
+@pytest.mark.parametrize(("codec", "payload_type", "n_ticks"), [("pcmu", 0, 160), ("opus", 96, 960)])
+async def test_a_key_is_heard_and_its_packets_are_not_missed_as_sound(
+    codec: str, payload_type: int, n_ticks: int
+) -> None:
+    far = FarEnd(codec=codec, keys_hz=[n_ticks * 50])
+    silent = OpusEncoder(bitrate_bps=32_000, complexity=5).encode(silence(480)) if codec == "opus" else b"\xff" * 160
+    pressed: list[DigitPressed] = []
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        call.peer.on_digit = pressed.append
+        await call.sound_in.get()  # the call is heard from now on
+        for n in range(18):
+            if 5 <= n < 13:
+                n_told = min(n, 10) - 4
+                event = bytes([11, 0x80 * (n >= 10) | 10]) + (n_told * n_ticks).to_bytes(2)
+                await far.send_packet(110, n, 5 * n_ticks, event)
+            else:
+                await far.send_packet(payload_type, n, n * n_ticks, silent)
+        while call.peer.counts.received < 10:
+            await call.sound_in.get()
+
+    assert pressed == [DigitPressed("#", 120)]
+    assert (call.peer.counts.received, call.peer.counts.lost) == (10, 0)
+
+
+async def test_a_key_whose_end_was_lost_is_told_all_the_same() -> None:
+    far = FarEnd(codec="pcmu", keys_hz=[8_000])
+    pressed: list[DigitPressed] = []
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        call.peer.on_digit = pressed.append
+        await call.sound_in.get()  # the call is heard from now on
+        await far.send_packet(110, 0, 0, b"\x05\x0a\x01\x40")
+        while not pressed:
+            await call.sound_in.get()
+
+    assert pressed == [DigitPressed("5", 40)]
 
 
 async def test_timestamps_and_sequence_numbers_go_on_evenly_through_speech_and_silence() -> None:
@@ -287,13 +327,13 @@ async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None
 
 
 async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None:
-    far = FarEnd(codec="g722")
+    far = FarEnd(codec="pcmu")
     peer = WebRtcPeer(
         CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
     )
 
-    with pytest.raises(BadRequestError, match="no audio codec that we speak, wanted one of opus, pcmu, pcma"):
-        await peer.answer(await far.offer())
+    with pytest.raises(BadRequestError, match="the offer cannot be answered"):
+        await peer.answer((await far.offer()).replace("PCMU", "GSM"))
     await far.pc.close()
 
 
@@ -306,6 +346,51 @@ async def test_an_address_that_is_not_ours_is_told_to_the_operator() -> None:
     with pytest.raises(ConfigError, match=r"media cannot bind to 192\.0\.2\.7"):
         await peer.answer(await far.offer())
     await far.pc.close()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+async def test_a_call_may_go_over_ipv6() -> None:
+    async with running(FarEnd(tone_hz=1_000), address="::1") as call:
+        _, pcm = await call.hear(9_600)
+
+    assert frequency_hz(pcm[-8_000:], 16_000) == 1_000
+
+
+async def test_a_call_goes_through_the_ports_that_are_configured() -> None:
+    config = CONFIG.model_copy(update={"port_min": 42_100, "port_max": 42_199})
+    far = FarEnd(tone_hz=1_000)
+    async with running(far, config=config) as call:
+        await call.hear(1_600)
+        (candidate,) = far.transceiver.receiver.transport.transport.getRemoteCandidates()
+
+    assert 42_100 <= candidate.port <= 42_199
+
+
+async def test_without_a_free_port_the_caller_is_told_to_come_back() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        config = CONFIG.model_copy(update={"port_min": port, "port_max": port})
+        far = FarEnd()
+        peer = WebRtcPeer(
+            config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
+        )
+
+        with pytest.raises(ServerFullError, match=f"no UDP port is free for media: {port} to {port} are configured"):
+            await peer.answer(await far.offer())
+        await far.pc.close()
+
+
+async def test_behind_a_nat_the_announced_address_is_told_and_the_call_connects_all_the_same() -> None:
+    config = CONFIG.model_copy(update={"announce": ("192.0.2.7", "2001:db8::7")})
+    far = FarEnd(tone_hz=1_000)
+    async with running(far, config=config) as call:
+        _, pcm = await call.hear(9_600)
+        candidates = far.transceiver.receiver.transport.transport.getRemoteCandidates()
+
+    assert [(each.ip, each.type) for each in candidates][:1] == [("192.0.2.7", "host")]
+    assert "2001:db8::7" not in {each.ip for each in candidates}
+    assert frequency_hz(pcm[-8_000:], 16_000) == 1_000
 
 
 async def test_cancelling_a_call_leaves_no_task_and_no_socket() -> None:

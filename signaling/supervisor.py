@@ -1,0 +1,173 @@
+"""Several media processes behind one address, and who looks after them.
+
+    supervisor          holds the port, starts the processes, replaces those that die, ends them
+      |-- process 0     `parley serve` once more, with a place among its neighbours (neighbours.py)
+      |-- process 1
+      ...
+
+A process that dies takes its calls with it, and no others. It is started again at once, and later each time if it dies
+again soon. One that cannot be started at all (a model is missing, the configuration is wrong) ends the server.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from media_server.errors import AddressError
+from signaling.neighbours import Board
+
+logger = logging.getLogger(__name__)
+
+PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Before a process is started again, the longer the more often it died in a row."""
+
+LASTED_S = 30.0
+"""Whoever lived so long has not died in a row."""
+
+STOP_LIMIT_S = 15.0
+"""For calls to be hung up and engines to end; then the process is killed."""
+
+_POLL_S = 0.05
+
+
+class Supervisor:
+    """Keeps the media processes of one server alive."""
+
+    def __init__(self, arguments: Sequence[str], n: int, host: str, port: int, say: Callable[[str], None]) -> None:
+        """Prepare.
+
+        Args:
+            arguments: of `parley`, for each process.
+            n: how many processes.
+            host: where they listen.
+            port: the same; 0: any free one.
+            say: told, line by line, what the operator should see.
+        """
+        self._arguments = list(arguments)
+        self._n = n
+        self._host = host
+        self._port = port
+        self._say = say
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._status: int | None = None
+        self._ended = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until SIGINT or SIGTERM, or until a process cannot be started; return the exit status.
+
+        Raises:
+            AddressError: the address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        with hold_port(self._host, self._port) as held, tempfile.TemporaryDirectory(prefix="parley-") as name:
+            folder, port = Path(name), held.getsockname()[1]
+            board = Board(folder / "board", self._n)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self._stop, 0)
+            shown = f"[{self._host}]" if ":" in self._host else self._host
+            url = f"http://{shown}:{port}/"
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    keeping = [
+                        tasks.create_task(self._keep(index, folder, port, board), name=f"process {index}")
+                        for index in range(self._n)
+                    ]
+                    telling = tasks.create_task(self._tell_ready(board, url), name="ready")
+                    await self._ended.wait()
+                    self._say(f"stopping; calls to hang up: {board.calls}")
+                    for task in (*keeping, telling):
+                        task.cancel()
+            finally:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    loop.remove_signal_handler(number)
+        return self._status or 0
+
+    def _stop(self, status: int) -> None:
+        if self._status is None:
+            self._status = status
+            self._ended.set()
+
+    async def _tell_ready(self, board: Board, url: str) -> None:
+        self._say(f"listening on {url} with {self._n} processes, the engines are warming up")
+        begun_s = asyncio.get_running_loop().time()
+        while len(board.ready) < self._n:  # noqa: ASYNC110 - the board tells nobody
+            await asyncio.sleep(_POLL_S)
+        self._say(f"ready for calls after {asyncio.get_running_loop().time() - begun_s:.1f} s: {url}")
+
+    async def _keep(self, index: int, folder: Path, port: int, board: Board) -> None:
+        """Start a process, and start it again when it dies."""
+        loop = asyncio.get_running_loop()
+        deaths = 0
+        while True:
+            begun_s = loop.time()
+            status = await self._live(index, folder, port)
+            was_ready = board.read(index)[1]
+            board.write(index, calls=0, ready=False)
+            if not was_ready and status in (1, 2):
+                # It has said why, and would say the same again.
+                self._stop(status)
+                return
+            deaths = 0 if loop.time() - begun_s > LASTED_S else deaths + 1
+            pause_s = PAUSES_S[min(deaths, len(PAUSES_S)) - 1] if deaths else 0.0
+            logger.error("media process %d ended with status %d; the next one comes in %g s", index, status, pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _live(self, index: int, folder: Path, port: int) -> int:
+        """Run one process to its end, and return its status. Cancelled: end it."""
+        place = f"{index},{self._n},{port},{folder}"
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"{index}.sock").unlink()
+        # A session of its own: Ctrl-C reaches us alone. Its standard input ends with us: however we end, it ends too.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "media_server.caller.tether", "signaling", *self._arguments, "--place", place),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # see engines/worker.py, `_end_all`
+    except TimeoutError:
+        logger.error("media process %d did not end within %g s and is killed", process.pid, STOP_LIMIT_S)
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """Return a socket that keeps a port ours as long as it is open, for processes that share it.
+
+    Raises:
+        AddressError: it is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    shared = socket.socket(family)
+    try:
+        with socket.socket(family) as alone:
+            # Whoever shares the port with SO_REUSEPORT is found by somebody who does not.
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((host, port))
+            address = alone.getsockname()
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(address)
+    except OSError as error:
+        shared.close()
+        why = (error.strerror or str(error)).rpartition(": ")[2]
+        raise AddressError(
+            f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours"
+        ) from error
+    return shared

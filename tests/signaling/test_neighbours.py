@@ -1,0 +1,131 @@
+"""What a media process knows of the others, and what it passes on."""
+
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from signaling.neighbours import CALLS, NEIGHBOURS, Board, Neighbours, pass_on, sum_metrics
+
+
+async def answer(request: web.Request) -> web.Response:
+    """Say who answers, and what arrived."""
+    body = (await request.read()).decode()
+    text = f"{request.app[NEIGHBOURS].index} {request.method} {request.path_qs} {body}".strip()
+    return web.Response(text=text, headers={"Location": "/there"})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    return web.Response(text=f"# HELP a A\na {request.app[NEIGHBOURS].index + 1}\n")
+
+
+def build(neighbours: Neighbours) -> web.Application:
+    app = web.Application(middlewares=[pass_on])
+    app[NEIGHBOURS] = neighbours
+    app.router.add_get("/metrics", metrics)
+    app.router.add_route("*", "/{rest:.*}", answer)
+    return app
+
+
+class Street:
+    """Two processes in one, each on its Unix socket; requests come to the first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.houses = [Neighbours(folder, index, 2) for index in range(2)]
+        self._runners = [web.AppRunner(build(house)) for house in self.houses]
+
+    async def __aenter__(self) -> "Street":
+        for house, runner in zip(self.houses, self._runners, strict=True):
+            await runner.setup()
+            await web.UnixSite(runner, house.socket).start()
+            house.note_ready(True)
+        self.client = TestClient(TestServer(build(self.houses[0])))
+        await self.client.start_server()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        for house, runner in zip(self.houses, self._runners, strict=True):
+            await house.close()
+            await runner.cleanup()
+
+    async def text(self, method: str, path: str, body: str = "") -> str:
+        """Return what comes of a request at the first process."""
+        async with self.client.request(method, path, data=body) as response:
+            return await response.text()
+
+    async def kill(self, index: int) -> None:
+        """Let a process be gone without a word."""
+        await self._runners[index].cleanup()
+
+
+def test_the_board_is_one_for_all(tmp_path: Path) -> None:
+    one, other = Board(tmp_path / "board", 3), Board(tmp_path / "board", 3)
+    one.write(0, calls=3, ready=True)
+    one.write(1, calls=1, ready=True)
+    one.write(2, calls=0, ready=False)
+
+    assert other.calls == 4
+    assert other.ready == [1, 0]
+
+
+async def test_a_new_call_goes_to_the_emptiest_process_that_is_ready(tmp_path: Path) -> None:
+    async with Street(tmp_path) as street:
+        street.houses[0].note_calls(2)
+        street.houses[1].note_calls(1)
+        to_emptier = await street.text("POST", CALLS, "offer")
+        street.houses[1].note_ready(False)
+        to_ready = await street.text("POST", CALLS, "offer")
+
+    assert to_emptier == f"1 POST {CALLS} offer"
+    assert to_ready == f"0 POST {CALLS} offer"
+
+
+@pytest.mark.parametrize(
+    ("path", "index"),
+    [
+        (f"{CALLS}/rtc_01abc/hangup?why=x", 1),
+        (f"{CALLS}/rtc_00abc", 0),
+        (f"{CALLS}/rtc_ffabc", 0),
+        (f"{CALLS}/nonsense", 0),
+        ("/health", 0),
+    ],
+)
+async def test_a_call_that_is_there_is_asked_of_its_own_process(tmp_path: Path, path: str, index: int) -> None:
+    async with Street(tmp_path) as street:
+        street.houses[0].note_calls(9)
+
+        assert await street.text("DELETE", path) == f"{index} DELETE {path}"
+
+
+async def test_what_is_passed_on_comes_back_with_status_and_headers(tmp_path: Path) -> None:
+    async with Street(tmp_path) as street, street.client.delete(f"{CALLS}/rtc_01abc") as response:
+        assert response.status == 200
+        assert response.headers["Location"] == "/there"
+
+
+async def test_the_figures_of_all_processes_are_summed(tmp_path: Path) -> None:
+    async with Street(tmp_path) as street:
+        together = await street.text("GET", "/metrics")
+        await street.kill(1)
+        alone = await street.text("GET", "/metrics")
+
+    assert together == "# HELP a A\na 3\n"
+    assert alone == "# HELP a A\na 1\n"
+
+
+def test_sums_are_by_name_and_label() -> None:
+    texts = ['a_bucket{le="1"} 1\na_sum 0.5\n', 'a_bucket{le="1"} 2\na_sum 1.25\n']
+
+    assert sum_metrics(texts) == 'a_bucket{le="1"} 3\na_sum 1.75\n'
+
+
+async def test_calls_of_a_process_that_died_are_not_found_and_new_ones_are_told_to_come_back(tmp_path: Path) -> None:
+    async with Street(tmp_path) as street:
+        street.houses[0].note_calls(1)
+        await street.kill(1)
+        async with street.client.post(CALLS) as new, street.client.delete(f"{CALLS}/rtc_01abc") as known:
+            statuses = new.status, known.status
+
+    assert statuses == (500, 500)  # as the errors that `answer_errors` turns into 503 and 404

@@ -1,0 +1,108 @@
+"""Two media processes behind one port."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import aiohttp
+import psutil
+import pytest
+
+from media_server.caller.client import CallClient
+from media_server.caller.demo import running_server
+from media_server.errors import AddressError, ServerFullError
+from signaling.supervisor import hold_port
+from tests.servers import server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+
+TWO = "[server]\nworkers = 2\nmax_calls = 3\n[call]\ngreeting = false\n"
+
+
+def media_processes(url: str) -> dict[int, int]:
+    """Return the media processes that listen there: place to pid."""
+    port = url.rpartition(":")[2]
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        command = process.cmdline()
+        if "--place" in command and f",{port}," in (place := command[command.index("--place") + 1]):
+            found[int(place.partition(",")[0])] = process.pid
+    return found
+
+
+async def health(url: str) -> dict[str, object]:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/health") as response:
+        answer: dict[str, object] = await response.json()
+        return answer
+
+
+async def all_ready(url: str) -> None:
+    async with asyncio.timeout(30):
+        while (await health(url))["processes"] != {"ready": 2, "of": 2}:  # noqa: ASYNC110 - asked, it tells
+            await asyncio.sleep(0.05)
+
+
+async def test_calls_are_spread_over_the_processes_and_counted_together() -> None:
+    async with server(TWO) as url:
+        await all_ready(url)
+        async with CallClient(url) as one, CallClient(url) as two, CallClient(url):
+            processes = sorted(call.call_id[4:6] for call in (one, two))
+            calls = (await health(url))["calls"]
+            with pytest.raises(ServerFullError):
+                await CallClient(url).__aenter__()
+        after = (await health(url))["calls"]
+
+    assert processes == ["00", "01"]
+    assert (calls, after) == (3, 0)
+
+
+async def test_a_process_that_dies_takes_its_own_calls_and_is_replaced() -> None:
+    async with server(TWO) as url:
+        await all_ready(url)
+        async with CallClient(url) as one, CallClient(url) as two:
+            before = media_processes(url)
+            dead = int(one.call_id[4:6], 16)
+            os.kill(before[dead], signal.SIGKILL)
+            two.say_in_writing("a large latte")
+            answered = await two.wait_for(lambda event: event["type"] == "response.done", 10)
+            await all_ready(url)
+            after = media_processes(url)
+            calls = (await health(url))["calls"]
+
+    assert answered.event["response"]["status"] == "completed"
+    assert after[dead] != before[dead]
+    assert after[1 - dead] == before[1 - dead]
+    assert calls == 1
+
+
+async def test_a_port_that_is_taken_is_told_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(AddressError, match=rf"^cannot listen on 127.0.0.1:{port}: .*; wanted a free --port"):
+            hold_port("127.0.0.1", port)
+
+
+async def test_a_shared_port_is_taken_for_a_second_server() -> None:
+    held = hold_port("127.0.0.1", 0)
+    port = held.getsockname()[1]
+    with held, socket.socket() as sharing:
+        sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sharing.bind(("127.0.0.1", port))
+        sharing.listen()
+
+        with pytest.raises(AddressError):
+            hold_port("127.0.0.1", port)
+
+
+async def test_all_processes_end_with_the_server() -> None:
+    async with running_server() as url:
+        assert media_processes(url) == {}
+    async with server(TWO) as url:
+        pids = list(media_processes(url).values())
+
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
