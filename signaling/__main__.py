@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from media_server.config import Loaded, load_config
+from media_server.config import SECRETS, Loaded, load_config
 from media_server.engines.build import build_engines
 from media_server.errors import ConfigError, ParleyError
 from signaling.app import serve
@@ -31,8 +31,6 @@ try:
     from uvloop import new_event_loop  # takes about a quarter off the loop's time
 except ImportError:  # uvloop does not exist for Windows
     from asyncio import new_event_loop  # type: ignore[assignment]
-
-_SECRETS = ("_key", "_password", "_secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +172,7 @@ def _knobs(loaded: Loaded) -> list[_Knob]:
     knobs = []
     for section, values in loaded.config.model_dump().items():
         for last, value in values.items():
-            secret = last.endswith(_SECRETS) and value
+            secret = last.endswith(SECRETS) and value
             shown = json.dumps("***" if secret else value, ensure_ascii=False)
             name = f"{section}.{last}"
             knobs.append(_Knob(name=name, value=shown, origin=loaded.origins[name]))

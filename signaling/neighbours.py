@@ -28,7 +28,7 @@ from media_server.errors import NotFoundError, PeerGoneError, WarmingUpError
 logger = logging.getLogger(__name__)
 
 CALLS = "/v1/realtime/calls"
-_LINE = struct.Struct("@II")  # calls, ready; each written by its own process alone
+_LINE = struct.Struct("@III")  # calls, ready, was ever ready; each line written by its own process alone
 _PASS_LIMIT_S = 15.0
 _HOP_BY_HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
 
@@ -45,12 +45,20 @@ class Board:
 
     def write(self, index: int, *, calls: int, ready: bool) -> None:
         """Write one's own line."""
-        _LINE.pack_into(self._lines, index * _LINE.size, calls, ready)
+        _LINE.pack_into(self._lines, index * _LINE.size, calls, ready, ready or self.was_ready(index))
+
+    def clear(self, index: int) -> None:
+        """Empty the line of a process that has died."""
+        _LINE.pack_into(self._lines, index * _LINE.size, 0, False, False)
 
     def read(self, index: int) -> tuple[int, bool]:
         """Return a line: calls, and whether more are taken."""
-        calls, ready = _LINE.unpack_from(self._lines, index * _LINE.size)
+        calls, ready, _ = _LINE.unpack_from(self._lines, index * _LINE.size)
         return calls, bool(ready)
+
+    def was_ready(self, index: int) -> bool:
+        """Return whether the process has ever taken calls."""
+        return bool(_LINE.unpack_from(self._lines, index * _LINE.size)[2])
 
     @property
     def calls(self) -> int:

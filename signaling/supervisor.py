@@ -6,7 +6,7 @@
       ...
 
 A process that dies takes its calls with it, and no others. It is started again at once, and later each time if it dies
-again soon. One that cannot be started at all (a model is missing, the configuration is wrong) ends the server.
+again soon. Where the first of them cannot begin (a model is missing, the configuration is wrong), the server ends.
 """
 
 import asyncio
@@ -105,13 +105,15 @@ class Supervisor:
         """Start a process, and start it again when it dies."""
         loop = asyncio.get_running_loop()
         deaths = 0
+        began = False
         while True:
             begun_s = loop.time()
             status = await self._live(index, folder, port)
-            was_ready = board.read(index)[1]
-            board.write(index, calls=0, ready=False)
-            if not was_ready and status in (1, 2):
-                # It has said why, and would say the same again.
+            began = began or board.was_ready(index)
+            board.clear(index)
+            if not began and status in (1, 2):
+                # The first of its place could not begin: it has said why. Later ones may find a model or a file gone
+                # for a while; that must not cost the calls of the others.
                 self._stop(status)
                 return
             deaths = 0 if loop.time() - begun_s > LASTED_S else deaths + 1

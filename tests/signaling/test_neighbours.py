@@ -70,6 +70,19 @@ def test_the_board_is_one_for_all(tmp_path: Path) -> None:
     assert other.ready == [1, 0]
 
 
+def test_the_board_knows_who_was_ever_ready(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", 2)
+    board.write(0, calls=0, ready=True)
+    board.write(0, calls=0, ready=False)
+    board.write(1, calls=0, ready=False)
+
+    before = [board.was_ready(0), board.was_ready(1)]
+    board.clear(0)
+
+    assert before == [True, False]
+    assert not board.was_ready(0)
+
+
 async def test_a_new_call_goes_to_the_emptiest_process_that_is_ready(tmp_path: Path) -> None:
     async with Street(tmp_path) as street:
         street.houses[0].note_calls(2)

@@ -11,7 +11,7 @@ import pytest
 
 from media_server.caller.client import CallClient
 from media_server.caller.demo import running_server
-from media_server.errors import AddressError, ServerFullError
+from media_server.errors import AddressError, PeerGoneError, ServerFullError
 from signaling.supervisor import hold_port
 from tests.servers import server
 
@@ -74,6 +74,14 @@ async def test_a_process_that_dies_takes_its_own_calls_and_is_replaced() -> None
     assert after[dead] != before[dead]
     assert after[1 - dead] == before[1 - dead]
     assert calls == 1
+
+
+async def test_a_server_whose_processes_cannot_begin_ends_and_says_why() -> None:
+    nowhere = '[server]\nworkers = 2\n[llm]\nengine = "openai"\nbase_url = "http://127.0.0.1:9/v1"\n'
+
+    with pytest.raises(PeerGoneError, match=r"(?s)ended at once with status 1.*127\.0\.0\.1:9"):
+        async with server(nowhere):
+            pass
 
 
 async def test_a_port_that_is_taken_is_told_at_once() -> None:
