@@ -26,7 +26,7 @@ lint: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/pytest -q -m "not e2e and not browser and not models"
+	$(BIN)/pytest -q -n auto -m "not e2e and not browser and not models"
 
 test: setup system lint
 	$(BIN)/pytest

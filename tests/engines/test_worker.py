@@ -20,6 +20,8 @@ from media_server.engines.worker_child import HEADER, WINDOW_BYTES, Frame, Kind,
 from media_server.engines.worker_link import Link, WorkerStream
 from media_server.errors import ConfigError, EngineDownError, EngineError, EngineMissingError
 
+pytestmark = pytest.mark.models  # it starts processes, as those that load models do
+
 ECHO = "tests.engines.echo_model:EchoModel"
 NO_PAUSE = Limits(backoff_s=0.001)
 
