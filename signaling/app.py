@@ -19,7 +19,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from media_server.config import Config
-from media_server.errors import AddressError, ParleyError
+from media_server.errors import ParleyError
 from media_server.events import Channel
 from media_server.metrics import Metrics
 from media_server.protocol.realtime import RealtimeWire
@@ -27,6 +27,7 @@ from media_server.session.manager import SessionManager
 from media_server.transport.webrtc.pacing import Pacing
 from media_server.transport.webrtc.peer import WebRtcPeer
 from signaling import ice_servers, operations, realtime
+from signaling.address import cannot_listen, url_of
 from signaling.house import HOUSE, Engines, House
 from signaling.middleware import add_headers, answer_errors
 from signaling.neighbours import NEIGHBOURS, Neighbours, pass_on
@@ -172,12 +173,8 @@ async def _listen(runner: web.AppRunner, host: str, port: int, *, shared: bool) 
     try:
         await web.TCPSite(runner, host, port, reuse_port=shared or None).start()
     except OSError as error:
-        why = (error.strerror or str(error)).rpartition(": ")[2]
-        raise AddressError(
-            f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours"
-        ) from error
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{runner.addresses[0][1]}/"
+        raise cannot_listen(host, port, error) from error
+    return url_of(host, runner.addresses[0][1])
 
 
 class _Signals:

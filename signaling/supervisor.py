@@ -12,15 +12,14 @@ again soon. Where the first of them cannot begin (a model is missing, the config
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from media_server.errors import AddressError
+from media_server.caller.tether import end_tethered, start_tethered
+from signaling.address import cannot_listen, url_of
 from signaling.neighbours import Board
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,6 @@ class Supervisor:
         self._host = host
         self._port = port
         self._say = say
-        self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._status: int | None = None
         self._ended = asyncio.Event()
 
@@ -71,8 +69,7 @@ class Supervisor:
             board = Board(folder / "board", self._n)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._stop, 0)
-            shown = f"[{self._host}]" if ":" in self._host else self._host
-            url = f"http://{shown}:{port}/"
+            url = url_of(self._host, port)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     keeping = [
@@ -126,27 +123,12 @@ class Supervisor:
         place = f"{index},{self._n},{port},{folder}"
         with contextlib.suppress(FileNotFoundError):
             (folder / f"{index}.sock").unlink()
-        # A session of its own: Ctrl-C reaches us alone. Its standard input ends with us: however we end, it ends too.
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "media_server.caller.tether", "signaling", *self._arguments, "--place", place),
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await start_tethered("signaling", *self._arguments, "--place", place)
         try:
             return await process.wait()
         finally:
-            if process.returncode is None:
-                await _end(process)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(process.wait(), STOP_LIMIT_S)  # see engines/worker.py, `_end_all`
-    except TimeoutError:
-        logger.error("media process %d did not end within %g s and is killed", process.pid, STOP_LIMIT_S)
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+            if not await end_tethered(process, STOP_LIMIT_S):
+                logger.error("media process %d did not end within %g s and was killed", index, STOP_LIMIT_S)
 
 
 def hold_port(host: str, port: int) -> socket.socket:
@@ -168,8 +150,5 @@ def hold_port(host: str, port: int) -> socket.socket:
         shared.bind(address)
     except OSError as error:
         shared.close()
-        why = (error.strerror or str(error)).rpartition(": ")[2]
-        raise AddressError(
-            f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours"
-        ) from error
+        raise cannot_listen(host, port, error) from error
     return shared

@@ -1,4 +1,4 @@
-"""How loud sound is, in dBFS."""
+"""How loud sound is, in dBFS, and whether it can be heard at all."""
 
 import math
 
@@ -8,6 +8,9 @@ from media_server.audio.chunk import Pcm
 
 FLOOR_DBFS = -96.0
 """What silence measures: the range of 16 bits."""
+
+INAUDIBLE = 4
+"""Samples of at most this, -78 dB of full scale, are silence: the rounding of a codec or a resampler."""
 
 _FULL_SCALE = 32768.0
 
@@ -21,3 +24,8 @@ def level_dbfs(pcm: Pcm) -> float:
     if mean_square < 1.0:
         return FLOOR_DBFS
     return max(FLOOR_DBFS, 20 * math.log10(math.sqrt(mean_square) / _FULL_SCALE))
+
+
+def is_inaudible(pcm: Pcm) -> bool:
+    """Return whether int16 `pcm`, shape (n,), is silence, or as good as."""
+    return not pcm.any() or bool(pcm.max() <= INAUDIBLE and pcm.min() >= -INAUDIBLE)

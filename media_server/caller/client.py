@@ -37,7 +37,7 @@ from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import OpusDecoder
 from media_server.caller.ear import Ear
 from media_server.caller.microphone import Microphone
-from media_server.caller.shapes import find_fault
+from media_server.caller.shapes import error_message, find_fault
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
 from media_server.transport.webrtc.aiortc_private import AIORTC_ERRORS, gather_on, take_over_receiver
 
@@ -359,9 +359,8 @@ class CallClient:
 
 
 def _refusal(url: str, status: int, retry_after: str, body: str) -> ClientError | PeerGoneError:
-    try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    message = error_message(body)
+    if message is None:
         message = body.strip()[:80] or "no reason given"
     if status == 503:
         return ServerFullError(f"{url}: {message}", retry_after_s=int(retry_after) if retry_after.isdigit() else 1)

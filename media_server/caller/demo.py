@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import socket
-import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -20,6 +17,7 @@ from media_server.audio.resample import Resampler
 from media_server.caller.conversing import Saying
 from media_server.caller.microphone import MICROPHONE_HZ
 from media_server.caller.sound_file import read_sound
+from media_server.caller.tether import end_tethered, start_tethered
 from media_server.engines.protocols import Voice
 from media_server.engines.tts_espeak import EspeakTts
 from media_server.errors import EngineError, PeerGoneError
@@ -55,14 +53,10 @@ async def running_server(config: Path | None = None) -> AsyncGenerator[str, None
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "media_server.caller.tether", "signaling", "serve"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command = ["signaling", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--config", str(config)] if config is not None else []
     with tempfile.TemporaryFile() as log:
-        # A session of its own: Ctrl-C reaches us alone, and we hang up before the server goes.
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-        )
+        process = await start_tethered(*command, output=log)
         try:
             await _wait_ready(url, process)
             yield url
@@ -71,7 +65,7 @@ async def running_server(config: Path | None = None) -> AsyncGenerator[str, None
             tail = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
             raise PeerGoneError("\n".join([str(error), *tail])) from error
         finally:
-            await _stop(process)
+            await end_tethered(process, _STOP_TIMEOUT_S)
 
 
 async def _wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
@@ -86,18 +80,6 @@ async def _wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         raise PeerGoneError(f"the server was not ready within {_READY_TIMEOUT_S:g} s") from None
     raise PeerGoneError(f"the server ended at once with status {process.returncode}")
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)  # see engines/worker.py, `_end_all`
-    except TimeoutError:
-        # Its workers are in the session that was made for it.
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
 
 
 def _free_port() -> int:

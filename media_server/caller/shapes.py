@@ -1,5 +1,6 @@
 """What an event of the wire must hold for us to read it. What lacks it is the server's mistake; the rest is ours."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,14 @@ def find_fault(event: object) -> str:
         return "wanted an object with a type"
     fault = next(_misfits(event, SHAPES.get(event["type"], {}), ""), "")
     return f"{event['type']!r}: {fault}" if fault else ""
+
+
+def error_message(body: str) -> str | None:
+    """Return what a server says of an error, from the body of its answer; None: it is not in the API's shape."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _misfits(value: Any, shape: Any, path: str) -> Iterator[str]:

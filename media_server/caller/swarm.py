@@ -12,7 +12,6 @@ Any server that answers an SDP offer will do:
 import array
 import asyncio
 import contextlib
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from urllib.parse import urljoin, urlsplit
@@ -24,6 +23,7 @@ from media_server.audio.chunk import FRAME_MS
 from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import CLOCK_HZ
 from media_server.caller.network import Conditions, Network
+from media_server.caller.shapes import error_message
 from media_server.errors import ClientError, PeerGoneError
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
@@ -154,7 +154,9 @@ class SwarmCaller:
 
     def _check(self, answer: aiohttp.ClientResponse, text: str) -> None:
         if answer.status >= 400:
-            raise ClientError(f"{self.url}: the server refused the call with {answer.status}: {_reason(text)}")
+            message = error_message(text)
+            why = repr(text[:80]) if message is None else message
+            raise ClientError(f"{self.url}: the server refused the call with {answer.status}: {why}")
 
     async def _hang_up(self, http: aiohttp.ClientSession) -> None:
         if self._location:
@@ -198,10 +200,3 @@ class SwarmCaller:
         self.sequence.append(packet.sequence_number)
         if self._on_packet is not None:
             self._on_packet(packet, now_s)
-
-
-def _reason(body: str) -> str:
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return repr(body[:80])

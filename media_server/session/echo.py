@@ -4,11 +4,9 @@ Everything but the conversation is at work: the connection, the ear with its VAD
 """
 
 from media_server.audio.chunk import HEARING_HZ, AudioChunk, silence
+from media_server.audio.levels import is_inaudible
 from media_server.audio.playout import Floor, Playout
 from media_server.audio.resample import Resampler
-
-INAUDIBLE = 4
-"""Silence is not worth resampling."""
 
 AHEAD_LIMIT_MS = 40
 """What comes while more than this waits for the ear is left out: an echo that was late once would be late for ever."""
@@ -24,7 +22,7 @@ class Echo:
 
     def hear(self, chunk: AudioChunk) -> None:
         """Say a chunk of 16 kHz mono."""
-        if chunk.pcm.max() <= INAUDIBLE and chunk.pcm.min() >= -INAUDIBLE:
+        if is_inaudible(chunk.pcm):  # not worth resampling
             pcm = silence(len(chunk.pcm) * self._playout.rate_hz // HEARING_HZ)
         else:
             pcm = self._resampler.push(chunk.pcm)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from media_server.audio.chunk import Pcm, silence
-from media_server.audio.levels import level_dbfs
+from media_server.audio.levels import is_inaudible, level_dbfs
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,11 @@ from media_server.audio.levels import level_dbfs
 )
 def test_the_level_is_that_of_the_mean_square(pcm: Pcm, dbfs: float) -> None:
     assert level_dbfs(pcm) == pytest.approx(dbfs, abs=0.01)
+
+
+@pytest.mark.parametrize(("sample", "silent"), [(0, True), (4, True), (-4, True), (5, False), (-5, False)])
+def test_what_a_codec_rounds_is_silence(sample: int, silent: bool) -> None:
+    pcm = silence(480)
+    pcm[7] = sample
+
+    assert is_inaudible(pcm) is silent

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from media_server.audio import g711, g722, opus
 from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.levels import is_inaudible
 from media_server.audio.resample import Resampler
 from media_server.config import WebRtcConfig
 
@@ -16,9 +17,6 @@ FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
 
 _SETTLED_FRAMES = 5
 """After so many silent frames the encoder has said all it held back, and its packet stands for all silence to come."""
-
-INAUDIBLE = 4
-"""Samples of at most this, -78 dB of full scale, are silence: the rounding of a codec or a resampler."""
 
 WORTH_COPIES = 0.01
 COPIES_PERCENT = (5, 30)
@@ -133,7 +131,7 @@ class Outbound:
 
     def packet(self, pcm: Pcm) -> Outgoing:
         """Return the packet of one frame: int16, shape (480,), 24 kHz."""
-        if pcm.any() and (pcm.max() > INAUDIBLE or pcm.min() < -INAUDIBLE):
+        if not is_inaudible(pcm):
             onset = self._silent_frames > 0
             self._silent_frames = 0
             return Outgoing(self._encoder.encode(pcm), onset)
