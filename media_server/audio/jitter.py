@@ -44,6 +44,7 @@ _TARGETS_EVERY = 10  # packets
 _STALL_S = 0.1
 _SEQUENCE_JUMP = 500
 _SEQUENCE_MODULO = 1 << 16
+_SEQUENCE_MASK = _SEQUENCE_MODULO - 1
 _TIMESTAMP_MODULO = 1 << 32
 
 
@@ -167,42 +168,16 @@ class JitterBuffer:
     def put(self, packet: RtpSound, now_s: float) -> list[Step]:
         """Take a packet and return what is to be played now, in order."""
         self.counts.received += 1
-        steps: list[Step] = []
         n_ticks = self._ticks_of(packet.payload)
         if n_ticks <= 0:
             self.counts.malformed += 1
-        if packet.ssrc != self._ssrc:
-            if n_ticks <= 0:
-                return steps
-            steps += self._flush(now_s)
-            self._restart(packet)
-        seq = self._next_seq + _signed(packet.sequence_number - self._next_seq, _SEQUENCE_MODULO)
-        if abs(seq - self._next_seq) > _SEQUENCE_JUMP:
-            # RFC 3550 appendix A.1: two packets in a row after a jump are a restart, one alone is a stray.
-            if self._bad_seq != packet.sequence_number:
-                self._bad_seq = (packet.sequence_number + 1) % _SEQUENCE_MODULO
-                self.counts.lost += 1
-                return steps
-            steps += self._flush(now_s)
-            self._restart(packet)
-            seq = self._next_seq
-        self._bad_seq = None
-        if seq in self._held:
-            self.counts.duplicate += 1
-        elif seq < self._next_seq:
-            overtaken_s = next((at_s for given_up, at_s in self._given_up if given_up == seq), None)
-            if overtaken_s is None:
-                self.counts.duplicate += 1
-            else:
-                self.counts.late += 1
-                self._learn(packet.timestamp, now_s, overtaken_s)
-        else:
-            timestamp = self._next_ts + _signed(packet.timestamp - self._next_ts, _TIMESTAMP_MODULO)
-            overtaken_s = min((held.arrived_s for n, held in self._held.items() if n > seq), default=now_s)
-            self._learn(timestamp, now_s, overtaken_s)
-            self._held[seq] = _Held(timestamp, packet.payload, n_ticks, now_s)
-            steps += self._release(now_s)
-        return steps
+        elif not self._held and packet.sequence_number == self._next_seq & _SEQUENCE_MASK and packet.ssrc == self._ssrc:
+            # Nearly every packet: the next one, with nothing held.
+            self._bad_seq = None
+            timestamp = self._unwrapped(packet.timestamp)
+            self._learn(timestamp, now_s, now_s)
+            return self._play(timestamp, packet.payload, n_ticks, now_s, now_s)
+        return self._sort(packet, n_ticks, now_s)
 
     def advance(self, now_s: float) -> list[Step]:
         """Return what is to be played because time has passed. To be called every 20 ms or so."""
@@ -240,10 +215,47 @@ class JitterBuffer:
 
     # --- inside ---
 
+    def _sort(self, packet: RtpSound, n_ticks: int, now_s: float) -> list[Step]:
+        steps: list[Step] = []
+        if packet.ssrc != self._ssrc:
+            if n_ticks <= 0:
+                return steps
+            steps += self._flush(now_s)
+            self._restart(packet)
+        seq = self._next_seq + _signed(packet.sequence_number - self._next_seq, _SEQUENCE_MODULO)
+        if abs(seq - self._next_seq) > _SEQUENCE_JUMP:
+            # RFC 3550 appendix A.1: two packets in a row after a jump are a restart, one alone is a stray.
+            if self._bad_seq != packet.sequence_number:
+                self._bad_seq = (packet.sequence_number + 1) % _SEQUENCE_MODULO
+                self.counts.lost += 1
+                return steps
+            steps += self._flush(now_s)
+            self._restart(packet)
+            seq = self._next_seq
+        self._bad_seq = None
+        timestamp = self._unwrapped(packet.timestamp)
+        if seq in self._held:
+            self.counts.duplicate += 1
+        elif seq < self._next_seq:
+            overtaken_s = next((at_s for given_up, at_s in self._given_up if given_up == seq), None)
+            if overtaken_s is None:
+                self.counts.duplicate += 1
+            else:
+                self.counts.late += 1
+                self._learn(timestamp, now_s, overtaken_s)
+        else:
+            overtaken_s = min((held.arrived_s for n, held in self._held.items() if n > seq), default=now_s)
+            self._learn(timestamp, now_s, overtaken_s)
+            self._held[seq] = _Held(timestamp, packet.payload, n_ticks, now_s)
+            steps += self._release(now_s)
+        return steps
+
+    def _unwrapped(self, timestamp: int) -> int:
+        return self._next_ts + _signed(timestamp - self._next_ts, _TIMESTAMP_MODULO)
+
     def _learn(self, timestamp: int, now_s: float, overtaken_s: float) -> None:
         """Take how late a packet came, by its timestamp and after the first packet that overtook it."""
-        unwrapped = self._next_ts + _signed(timestamp - self._next_ts, _TIMESTAMP_MODULO)
-        self._arrivals.add(self._transit.late_ms(unwrapped / self._ticks_per_ms / 1000, now_s))
+        self._arrivals.add(self._transit.late_ms(timestamp / self._ticks_per_ms / 1000, now_s))
         self._overtakings.add((now_s - overtaken_s) * 1000)
         self._until_targets -= 1
         if self._until_targets <= 0:
@@ -262,12 +274,11 @@ class JitterBuffer:
                 first = min(self._held)
                 self._give_up_to(first)
                 continue
-            self._next_seq += 1
             if held.n_ticks <= 0:
+                self._next_seq += 1
                 self._something_lost = True
                 continue
-            steps += self._step_to(held)
-            self._filled_until_s = max(self._filled_until_s, now_s)
+            steps += self._play(held.timestamp, held.payload, held.n_ticks, held.arrived_s, now_s)
         return steps
 
     def _give_up_to(self, first: int) -> None:
@@ -282,38 +293,41 @@ class JitterBuffer:
         oldest_s = min(held.arrived_s for held in self._held.values())
         return now_s - oldest_s >= self._gap_wait_s
 
-    def _step_to(self, held: _Held) -> list[Step]:
+    def _play(self, timestamp: int, payload: bytes, n_ticks: int, arrived_s: float, now_s: float) -> list[Step]:
+        """Return the steps to the packet that is next and that itself."""
         steps: list[Step] = []
-        gap_ticks = held.timestamp - self._next_ts
+        gap_ticks = timestamp - self._next_ts
         if gap_ticks < 0 or gap_ticks - self._ahead_ticks > self._step_limit_ticks:
             self.counts.restarts += 1
             self._ahead_ticks = 0
             self._transit = Transit()
-        else:
+        elif gap_ticks:
             accounted = min(gap_ticks, self._ahead_ticks)
             self._ahead_ticks = min(self._ahead_ticks - accounted, self._ahead_limit_ticks)
             if gap_ticks > accounted:
-                steps += self._fill(gap_ticks - accounted, held)
+                steps += self._fill(gap_ticks - accounted, n_ticks, payload)
         self._something_lost = False
-        self._next_ts = held.timestamp + held.n_ticks
+        self._next_seq += 1
+        self._next_ts = timestamp + n_ticks
         self._guessed_ticks = 0
-        steps.append(Played(held.payload, held.n_ticks, held.arrived_s, self._ahead_ticks >= held.n_ticks))
+        self._filled_until_s = max(self._filled_until_s, now_s)
+        steps.append(Played(payload, n_ticks, arrived_s, self._ahead_ticks >= n_ticks))
         return steps
 
-    def _fill(self, gap_ticks: int, held: _Held) -> list[Step]:
+    def _fill(self, gap_ticks: int, n_ticks: int, payload: bytes) -> list[Step]:
         if not self._something_lost:
             return [self._silent(gap_ticks)]
         room = self._conceal_ticks - self._guessed_ticks
         if gap_ticks <= room:
-            return [self._concealed(gap_ticks, held.payload)]
+            return [self._concealed(gap_ticks, payload)]
         # The packet after the gap carries a copy of the one before it, however long the gap was.
-        tail = min(held.n_ticks, gap_ticks)
+        tail = min(n_ticks, gap_ticks)
         head = max(0, min(room, gap_ticks - tail))
         middle = gap_ticks - head - tail
         steps: list[Step] = [self._concealed(head, None)] if head else []
         if middle:
             steps.append(self._silent(middle))
-        return [*steps, self._concealed(tail, held.payload)]
+        return [*steps, self._concealed(tail, payload)]
 
     def _concealed(self, n_ticks: int, following: bytes | None) -> Concealed:
         self._guessed_ticks += n_ticks

@@ -23,39 +23,64 @@ _KAISER_BETA = 6.8
 
 
 class Resampler:
-    """Turns a stream of mono int16 PCM from one rate into another."""
+    """Turns a stream of mono int16 PCM from one rate into another.
+
+    The rates meet again every `down` samples, which become `up`: a stretch of those and what lies around them, times
+    one matrix.
+    """
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
         common = math.gcd(from_hz, to_hz)
         self._up, self._down = to_hz // common, from_hz // common
-        self._weights = _weights(self._up, self._down)
-        self._ahead = self._weights.shape[1] // 2
+        self._matrix, self._n_around = _matrix(self._up, self._down)
+        self._ahead = self._n_around // 2
         self._sound = np.zeros(self._ahead - 1, dtype=np.float32)
-        self._at = 0
-        """Place of the next sample's first weight in `_sound`, in parts of `_up`."""
+        self._n_given = 0
+        """Of the first stretch in `_sound`."""
 
     def push(self, pcm: Pcm, *, last: bool = False) -> Pcm:
         """Return what is ready after `pcm` (int16, shape (n,)); with `last`, all that is held back as well.
 
         After a call with `last` the stream is at its end and takes no more.
         """
-        if self._up == self._down:
+        up, down = self._up, self._down
+        if up == down:
             return pcm
-        self._sound = np.concatenate((self._sound, pcm, silence(self._ahead if last else 0)), dtype=np.float32)
-        n_weights = self._weights.shape[1]
-        places = np.arange(self._at, (len(self._sound) - n_weights + 1) * self._up, self._down)
-        if not len(places):
+        n_ahead = self._ahead if last else 0
+        n_sound = len(self._sound) + len(pcm) + n_ahead
+        n_ready = -((self._n_around - n_sound - 1) * up // down)
+        if n_ready <= self._n_given:
+            self._sound = np.concatenate((self._sound, pcm), dtype=np.float32)
             return silence(0)
-        around = np.lib.stride_tricks.sliding_window_view(self._sound, n_weights)[places // self._up]
-        made = np.einsum("ij,ij->i", around, self._weights[places % self._up])
-        self._at = int(places[-1]) + self._down
-        n_over = self._at // self._up
-        self._sound = self._sound[n_over:]
-        self._at -= n_over * self._up
-        return np.asarray(np.rint(np.clip(made, -32_768, 32_767)), dtype=np.int16)
+        n_stretches = -(-n_ready // up)
+        n_missing = max(0, (n_stretches - 1) * down + len(self._matrix) - n_sound)
+        sound = np.concatenate((self._sound, pcm, silence(n_ahead + n_missing)), dtype=np.float32)
+        size = sound.itemsize
+        stretches: NDArray[np.float32] = np.ndarray(
+            (n_stretches, len(self._matrix)), np.float32, sound, strides=(down * size, size)
+        )
+        # Stretches overlap, and BLAS takes no such matrix: it is copied.
+        made = (stretches.copy() @ self._matrix).ravel()[self._n_given : n_ready]
+        n_whole = n_ready // up
+        self._sound = sound[n_whole * down : n_sound]
+        self._n_given = n_ready - n_whole * up
+        np.rint(made, out=made)
+        np.clip(made, -32_768, 32_767, out=made)
+        return made.astype(np.int16)
 
 
 @functools.cache
+def _matrix(up: int, down: int) -> tuple[NDArray[np.float32], int]:
+    """Return what turns a stretch into `up` samples, shape (n, up), and of how many each of them is the sum."""
+    weights = _weights(up, down)
+    n_around = weights.shape[1]
+    matrix = np.zeros(((up - 1) * down // up + n_around, up), dtype=np.float32)
+    for sample in range(up):
+        begin, place = divmod(sample * down, up)
+        matrix[begin : begin + n_around, sample] = weights[place]
+    return matrix, n_around
+
+
 def _weights(up: int, down: int) -> NDArray[np.float32]:
     """Return float32, shape (up, n): for each place between two samples the weights of the n samples around it."""
     cutoff = _CUTOFF * min(1.0, up / down)

@@ -5,7 +5,7 @@ closed, the worker told. A generator that fails raises `EngineError`. All engine
 and must bear being used by many tasks at a time.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -37,7 +37,7 @@ class Loadable(Protocol):
 class VadStream(Protocol):
     """The VAD's memory of one call."""
 
-    async def probability(self, window: Pcm) -> float:
+    def probability(self, window: Pcm) -> Awaitable[float]:
         """Return how likely the window holds speech, 0 to 1. `window`: int16, shape (window_samples,), 16 kHz."""
 
 

@@ -78,3 +78,36 @@ def test_silence_costs_less_than_a_tone() -> None:
 def test_a_frame_of_a_length_that_opus_has_not_is_refused() -> None:
     with pytest.raises(OpusError, match="invalid argument"):
         OpusEncoder(bitrate_bps=32_000, complexity=5).encode(silence(481))
+
+
+def test_celt_speaks_until_packets_get_lost_and_silk_with_its_copies_from_then_on() -> None:
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=2)
+    speech = tone(30, 220.0) // 2 + tone(30, 330.0) // 4
+    configurations = []
+    for n, at in enumerate(range(0, len(speech), FRAME)):
+        if n == 10:
+            encoder.expect_loss(10)
+        if n == 20:
+            encoder.expect_loss(0)
+        configurations.append(encoder.encode(speech[at : at + FRAME])[0] >> 3)
+
+    # RFC 6716 section 3.1, table 2: from 16 on it is CELT.
+    assert all(configuration >= 16 for configuration in configurations[:10])
+    assert all(configuration < 16 for configuration in configurations[12:20])
+    assert all(configuration >= 16 for configuration in configurations[22:])
+
+
+@pytest.mark.parametrize(
+    ("payload", "ms"),
+    [
+        (b"\x08", 20),
+        (b"\x19\x00", 120),
+        (b"\x83\x04", 10),
+        (b"\x83\x3f", 0),
+        (b"\x83", 0),
+        (b"\xf8", 20),
+        (b"\x1a", 120),
+    ],
+)
+def test_the_first_bytes_of_a_packet_tell_its_length(payload: bytes, ms: int) -> None:
+    assert opus.packet_ticks(payload) == ms * 48

@@ -132,7 +132,7 @@ def _row(
 
 def encode(pcm: Pcm, loss_percent: int) -> list[bytes]:
     """Return the packets of a clip and of a second of silence behind it."""
-    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=loss_percent)
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=max(1, loss_percent))
     whole = np.concatenate([pcm, silence(round(_TAIL_S * SPEAKING_HZ))])
     return [encoder.encode(whole[at : at + _FRAME_24K]) for at in range(0, len(whole) - _FRAME_24K, _FRAME_24K)]
 

@@ -16,7 +16,8 @@ from faster_whisper.vad import get_vad_model
 
 from media_server.audio.chunk import HEARING_HZ, Pcm, silence
 from media_server.engines.protocols import Vad, VadStream
-from media_server.engines.vad_silero import CARRIERS, WINDOW_SAMPLES, SileroVad
+from media_server.engines.vad_silero import WINDOW_SAMPLES, SileroVad
+from media_server.engines.vad_silero_network import CARRIERS
 from media_server.errors import EngineMissingError
 
 pytestmark = pytest.mark.models
@@ -149,7 +150,7 @@ async def test_windows_of_many_calls_that_come_together_give_what_each_gives_alo
 async def test_a_call_that_ends_while_its_window_waits_takes_no_other_with_it(vad: Vad) -> None:
     windows = [noise(0.032, 2000)] * 20
     streams = [vad.open() for _ in windows]
-    tasks = [asyncio.create_task(stream.probability(pcm)) for stream, pcm in zip(streams, windows, strict=True)]
+    tasks = [asyncio.ensure_future(stream.probability(pcm)) for stream, pcm in zip(streams, windows, strict=True)]
     await asyncio.sleep(0)
 
     tasks[-1].cancel()
