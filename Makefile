@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup run test unit lint bench demo clean system
+.PHONY: setup run test unit lint bench bench-peers demo clean system
 
 setup: $(STAMP)
 
@@ -36,6 +36,9 @@ system:
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+bench-peers: setup
+	$(BIN)/python -m tests.bench.peers
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

@@ -21,6 +21,7 @@ FLOORS = {
     "media_server.errors": 0,
     "media_server.config": 0,
     "media_server.metrics": 0,
+    "media_server.event_loop": 0,
     "media_server.transport": 1,
     "media_server.engines": 1,
     "media_server.dialogue": 1,

@@ -6,16 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from media_server.caller.load import (
-    Came,
-    Load,
-    LoadReport,
-    add_load_arguments,
-    hum_with_pauses,
-    listening_on,
-    run_load,
-)
+from media_server.caller.load import add_load_arguments, run_load
+from media_server.caller.measuring import Came, Load, LoadReport, hum_with_pauses
 from media_server.caller.network import Conditions
+from media_server.caller.server_processes import listening_on
 from media_server.errors import PeerGoneError
 from tests.servers import server
 

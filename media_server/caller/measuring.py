@@ -1,0 +1,272 @@
+"""A load on one server, measured: what it costs the server, and what comes back to the callers."""
+
+import asyncio
+import contextlib
+import gc
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.opus import CLOCK_HZ, OpusDecoder, OpusEncoder, OpusError
+from media_server.caller.chirp import EVERY_S, Stretch, chirps, find_delays_ms
+from media_server.caller.network import Conditions
+from media_server.caller.report import percentiles
+from media_server.caller.server_processes import ServerProcesses, listening_on
+from media_server.caller.swarm import SwarmCaller
+from media_server.errors import ParleyError, PeerGoneError
+from media_server.metrics import Metrics
+from media_server.transport.webrtc.pacing import Pacing
+
+SETTLE_S = 2.0
+"""From the last call's first packet to the beginning of the measurement."""
+
+LATE_MS = 20.0
+_FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    """In milliseconds; None: nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What came of a load.
+
+    Attributes:
+        calls: that were up and measured; the one that says chirps included.
+        failures: calls that never came up or were lost, and why.
+        server_cpu_ms_per_call_second: of all processes of the server; None: they are not on this machine.
+        rss_mb_per_call: what the server's memory grew by; None as above.
+        server_threads: at the end.
+        late_over_20ms_share: packets that came more than 20 ms after their place behind the call's fastest one.
+        lost_share: packets that did not come back, by their sequence numbers.
+        mouth_to_ear_ms: of chirps, from the way out of the caller to the way in; None where the server is no echo.
+            There is a chirp a second: what takes longer than that seems a second sooner.
+        setup_ms: from the offer to the first packet.
+        caller_cpu_ms_per_call_second: what this process took.
+        conditions: of the made-up network.
+    """
+
+    url: str
+    calls: int
+    seconds: float
+    failures: list[str]
+    server_cpu_ms_per_call_second: float | None
+    rss_mb_per_call: float | None
+    server_threads: int | None
+    late_over_20ms_share: float | None
+    lost_share: float | None
+    packets: int
+    mouth_to_ear_ms: Percentiles
+    setup_ms: Percentiles
+    caller_cpu_ms_per_call_second: float
+    conditions: Conditions
+
+
+class Load:
+    """A load on one server."""
+
+    def __init__(
+        self, url: str, calls: int, speech: Pcm, conditions: Conditions, *, rate: float, pids: Sequence[int] | None
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            url: see `SwarmCaller`.
+            calls: how many at the same time.
+            speech: what they say, again and again: int16, shape (n,), 24 kHz.
+            conditions: of the network.
+            rate: new calls a second; 0: all at once.
+            pids: of the server; None: whoever listens on the port.
+        """
+        self._url = url
+        self._calls = calls
+        self._payloads = encode(speech, conditions.loss)
+        self._chirps = encode(chirps(10, SPEAKING_HZ), conditions.loss)
+        self._conditions = conditions
+        self._rate = rate
+        self._pids = pids
+        self._failures: list[str] = []
+        self._up: set[SwarmCaller] = set()
+        self._settled = asyncio.Event()
+        self._deserted = asyncio.Event()
+
+    async def run(self, seconds: float) -> LoadReport:
+        """Load the server for so long, and hang up.
+
+        Raises:
+            PeerGoneError: no call came up.
+        """
+        server = ServerProcesses(self._pids if self._pids is not None else listening_on(self._url))
+        pacing = Pacing(Metrics())
+        mouth = Mouth()
+        callers = [self._caller(n, pacing, mouth) for n in range(self._calls)]
+        memory_before = server.memory_mb()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http, asyncio.TaskGroup() as tasks:
+            timer = tasks.create_task(pacing.run(), name="pacing")
+            calling = [
+                tasks.create_task(self._call(caller, n, http), name=f"call {n}") for n, caller in enumerate(callers)
+            ]
+            await self._settled.wait()
+            await asyncio.sleep(SETTLE_S if self._up else 0)
+            gc.freeze()
+            begin_s = asyncio.get_running_loop().time()
+            cpu_before_s, own_before_s = server.cpu_s(), _own_cpu_s()
+            await self._measure(seconds if self._up else 0)
+            cpu_s, own_s = server.cpu_s(), _own_cpu_s()
+            up = [caller for caller in callers if caller in self._up]
+            failures = tuple(self._failures)
+            memory_mb, threads = server.memory_mb(), server.threads()
+            end_s = asyncio.get_running_loop().time()
+            for task in (*calling, timer):
+                task.cancel()
+        if not up:
+            why = "no call is left" if self._deserted.is_set() else "no call came up"
+            raise PeerGoneError(f"{why}: {failures[-1]}")
+        n_up = len(up)
+        counted = [Came(caller, begin_s, end_s) for caller in up]
+        packets = sum(came.n for came in counted)
+        expected = sum(came.expected for came in counted)
+        return LoadReport(
+            url=self._url,
+            calls=n_up,
+            seconds=seconds,
+            failures=list(failures),
+            server_cpu_ms_per_call_second=_per(_less(cpu_s, cpu_before_s), n_up * seconds / 1000),
+            rss_mb_per_call=_per(_less(memory_mb, memory_before), n_up),
+            server_threads=threads,
+            late_over_20ms_share=_per(float(sum(came.n_late for came in counted)), packets),
+            lost_share=_per(float(max(0, expected - packets)), expected),
+            packets=packets,
+            mouth_to_ear_ms=_percentiles(mouth.delays_ms(begin_s, end_s)),
+            setup_ms=_percentiles([caller.setup_ms for caller in callers if caller.setup_ms is not None]),
+            caller_cpu_ms_per_call_second=(own_s - own_before_s) * 1000 / (n_up * seconds),
+            conditions=self._conditions,
+        )
+
+    async def _measure(self, seconds: float) -> None:
+        """Wait so long, or until no call is left."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._deserted.wait(), seconds)
+
+    def _caller(self, n: int, pacing: Pacing, mouth: "Mouth") -> SwarmCaller:
+        probes = n == 0
+        return SwarmCaller(
+            self._url,
+            self._chirps if probes else self._payloads,
+            pacing,
+            # Spread evenly, whatever the number of calls: they do not all speak at once.
+            begin=0 if probes else round(len(self._payloads) * (n * 0.618 % 1)),
+            conditions=self._conditions,
+            stream=n,
+            on_sent=mouth.said if probes else None,
+            on_packet=mouth.heard if probes else None,
+        )
+
+    async def _call(self, caller: SwarmCaller, n: int, http: aiohttp.ClientSession) -> None:
+        await asyncio.sleep(n / self._rate if self._rate else 0)
+        try:
+            await caller.call(http, lambda: self._note(caller))
+        except ParleyError as error:
+            self._failures.append(str(error))
+            if caller in self._up:
+                self._up.discard(caller)
+                if not self._up:
+                    self._deserted.set()
+            self._settle()
+
+    def _note(self, caller: SwarmCaller) -> None:
+        self._up.add(caller)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go on once every call is up, or has failed."""
+        if len(self._up) + len(self._failures) >= self._calls:
+            self._settled.set()
+
+
+class Mouth:
+    """The caller that says chirps and hears them again."""
+
+    def __init__(self) -> None:
+        self._every = round(EVERY_S * 1000 / FRAME_MS)
+        self._said_s: list[float] = []
+        self._heard: list[Stretch] = []
+        self._decoder = OpusDecoder()
+
+    def said(self, number: int, at_s: float) -> None:
+        """Take that a packet went out."""
+        if number % self._every == 0:
+            self._said_s.append(at_s)
+
+    def heard(self, packet: Any, at_s: float) -> None:
+        """Take a packet that came back."""
+        try:
+            self._heard.append(Stretch(at_s, self._decoder.decode(packet.payload)))
+        except OpusError:
+            return
+
+    def delays_ms(self, begin_s: float, end_s: float) -> list[float]:
+        """Return the delays of the chirps that were said in that time."""
+        said_s = [at_s for at_s in self._said_s if begin_s <= at_s < end_s - EVERY_S]
+        return find_delays_ms(said_s, self._heard)
+
+
+class Came:
+    """What came back to one caller within a time."""
+
+    def __init__(self, caller: SwarmCaller, begin_s: float, end_s: float) -> None:
+        at_s = np.asarray(caller.arrivals_s)
+        within = (at_s >= begin_s) & (at_s < end_s)
+        at_s = at_s[within]
+        timestamps = np.unwrap(np.asarray(caller.timestamps)[within], period=1 << 32)
+        sequence = np.unwrap(np.asarray(caller.sequence)[within], period=1 << 16)
+        self.n = len(at_s)
+        self.expected = int(sequence.max() - sequence.min()) + 1 if self.n else 0
+        transit_ms = (at_s - timestamps / CLOCK_HZ) * 1000 if self.n else np.zeros(0)
+        self.n_late = int((transit_ms - transit_ms.min() > LATE_MS).sum()) if self.n else 0
+
+
+def hum_with_pauses() -> Pcm:
+    """Return ten seconds of which four sound like speech to a codec: int16, shape (n,), 24 kHz."""
+    at_s = np.arange(4 * SPEAKING_HZ) / SPEAKING_HZ
+    pitch = 2 * np.pi * np.cumsum(120 + 20 * np.sin(2 * np.pi * 0.7 * at_s)) / SPEAKING_HZ
+    harmonics = sum(np.sin(n * pitch) / n for n in range(1, 25))
+    syllables = 0.5 + 0.5 * np.sin(2 * np.pi * 4 * at_s)
+    breath = np.random.default_rng(1).normal(0, 0.1, len(at_s))
+    speech: Pcm = (5_000 * syllables * (harmonics + breath)).astype(np.int16)
+    return np.concatenate([speech, silence(6 * SPEAKING_HZ)])
+
+
+def encode(pcm: Pcm, loss: float) -> list[bytes]:
+    """Return the packets of some sound: int16, shape (n,), 24 kHz; with copies if some get lost, as browsers do."""
+    encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=min(30, round(loss * 100)))
+    whole = len(pcm) // _FRAME_SAMPLES
+    return [encoder.encode(pcm[n * _FRAME_SAMPLES : (n + 1) * _FRAME_SAMPLES]) for n in range(whole)]
+
+
+def _percentiles(values: Sequence[float]) -> Percentiles:
+    return Percentiles(**percentiles(values)) if values else Percentiles(p50=None, p95=None, p99=None)
+
+
+def _less(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _per(amount: float | None, of: float) -> float | None:
+    return None if amount is None or not of else amount / of
+
+
+def _own_cpu_s() -> float:
+    times = os.times()
+    return times.user + times.system
