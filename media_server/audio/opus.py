@@ -39,6 +39,7 @@ _SET_COMPLEXITY = 4010
 _SET_INBAND_FEC = 4012
 _SET_PACKET_LOSS_PERC = 4014
 _SET_SIGNAL = 4024
+_RESET_STATE = 4028
 
 _PLC_STEP_SAMPLES = HEARING_HZ * 25 // 10_000
 """libopus conceals in steps of 2.5 ms."""
@@ -158,6 +159,10 @@ class OpusEncoder:
         self._set(_SET_SIGNAL, _SIGNAL_VOICE if percent else _SIGNAL_MUSIC)
         self._set(_SET_INBAND_FEC, int(percent > 0))
         self._set(_SET_PACKET_LOSS_PERC, percent)
+
+    def begin(self) -> None:
+        """Let the next packet depend on none before it."""
+        _check(self._lib.opus_encoder_ctl(self._state, _RESET_STATE))
 
     def _set(self, request: int, value: int) -> None:
         _check(self._lib.opus_encoder_ctl(self._state, request, ctypes.c_int(value)))

@@ -6,6 +6,7 @@ has not yet noticed its cancellation cannot refill what was cut.
     floor = playout.take_floor(reply_id)      silences whoever held it
     await playout.room(floor); floor.write(pcm, marks)
     playout.read(n)                           the transport, 20 ms on a grid; silence when there is nothing
+    playout.ready                             what was read, where packets of it are ready (clip.py)
     playout.cut() -> Heard                    the next read is silence, and the ledger stands still
 
 The ledger counts samples that were read. A mark says "here the text up to character n has been spoken".
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from media_server.audio.chunk import SPEAKING_HZ, Pcm, silence
+from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.clip import Clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +53,26 @@ class Floor:
         """Return whether writes still count."""
         return self._playout.floor is self
 
-    def write(self, pcm: Pcm, marks: tuple[Mark, ...] = ()) -> None:
+    def write(self, pcm: Pcm, marks: tuple[Mark, ...] = (), *, clip: Clip | None = None) -> None:
         """Append int16 `pcm`, shape (n,), at the playout's rate. Swallowed if the floor was lost.
 
         Args:
             pcm: speech.
             marks: positions from the start of the reply, ascending over all writes; they may lie beyond what is
                 written so far.
+            clip: of which `pcm` is the whole sound; its packets serve if a frame begins here: see `align`.
         """
         if self.held:
             self.written_samples += len(pcm)
             self.marks.extend(marks)
-            self._playout._append(pcm)
+            self._playout._append(pcm, clip)
+
+    def align(self) -> None:
+        """Append silence, less than 20 ms of it, so that what is written next begins with a frame."""
+        if self.held:
+            n_samples = self._playout._to_next_frame
+            self.written_samples += n_samples
+            self._playout._append(silence(n_samples), None)
 
     def chars_at(self, at_ms: int) -> int:
         """Return how much of the text is spoken within the first `at_ms` of the reply."""
@@ -73,6 +83,30 @@ class Floor:
         """Say that nothing more will be written."""
         if self.held:
             self._playout._finish()
+
+
+class _Chunk:
+    """A stretch of what waits, and how much of it has gone."""
+
+    def __init__(self, pcm: Pcm, clip: Clip | None) -> None:
+        self._pcm = pcm
+        self._clip = clip
+        self._at = 0
+
+    @property
+    def empty(self) -> bool:
+        return self._at == len(self._pcm)
+
+    def frame(self, n_samples: int) -> tuple[Clip, int] | None:
+        """Return the clip and which frame of it comes next; None: there is no clip, or no frame of it begins here."""
+        frame, over = divmod(self._at, n_samples)
+        return None if self._clip is None or over else (self._clip, frame)
+
+    def take(self, n_samples: int) -> Pcm:
+        """Return the next samples, as many as there are at most."""
+        taken = self._pcm[self._at : self._at + n_samples]
+        self._at += len(taken)
+        return taken
 
 
 class Playout:
@@ -92,7 +126,8 @@ class Playout:
         self._duck_gain = 10 ** (duck_db / 20)
         self._gain = 1.0
         self._target_gain = 1.0
-        self._chunks: deque[Pcm] = deque()
+        self._frame_samples = rate_hz * FRAME_MS // 1000
+        self._chunks: deque[_Chunk] = deque()
         self._held_samples = 0
         self._next_mark = 0
         self._heard_samples = 0
@@ -103,6 +138,8 @@ class Playout:
         self._silence: Pcm = silence(0)
         self.recent: Pcm = self._silence
         """What was read last, int16, as loud as it went out."""
+        self.ready: tuple[Clip, int] | None = None
+        """What was read last is that frame of that clip, and as loud; None: it is of no clip, or quieter."""
 
     # --- the reply's side ---
 
@@ -194,6 +231,7 @@ class Playout:
         """Return exactly `n_samples`, int16, shape (n_samples,), padded with silence."""
         if not self._held_samples:
             self._gain = self._target_gain
+            self.ready = None
             if len(self._silence) != n_samples:
                 self._silence = silence(n_samples)
             self.recent = self._silence
@@ -201,17 +239,17 @@ class Playout:
                 self._read_waited = False
                 self._changed.set()
             return self.recent
+        first = self._chunks[0]
+        full_volume = self._gain == self._target_gain == 1.0
+        self.ready = first.frame(n_samples) if full_volume and n_samples == self._frame_samples else None
         out = silence(n_samples)
         filled = 0
         while filled < n_samples and self._chunks:
-            chunk = self._chunks[0]
-            take = min(n_samples - filled, len(chunk))
-            out[filled : filled + take] = chunk[:take]
-            filled += take
-            if take == len(chunk):
+            taken = self._chunks[0].take(n_samples - filled)
+            out[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if self._chunks[0].empty:
                 self._chunks.popleft()
-            else:
-                self._chunks[0] = chunk[take:]
         self._held_samples -= filled
         self._heard_samples += filled
         self._advance_marks()
@@ -221,9 +259,13 @@ class Playout:
 
     # --- inside ---
 
-    def _append(self, pcm: Pcm) -> None:
+    @property
+    def _to_next_frame(self) -> int:
+        return -self._held_samples % self._frame_samples
+
+    def _append(self, pcm: Pcm, clip: Clip | None) -> None:
         if len(pcm):
-            self._chunks.append(pcm)
+            self._chunks.append(_Chunk(pcm, clip))
             self._held_samples += len(pcm)
 
     def _finish(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from media_server.audio.chunk import AudioChunk, Pcm
+from media_server.audio.clip import Clip
 from media_server.conversation import Item, Transcript, Usage, Word
 
 
@@ -171,10 +172,12 @@ class SpeechChunk:
         pcm: int16, shape (n,), at the engine's `rate_hz`.
         words: the words that begin in or shortly after this chunk, times in milliseconds from the start of the text's
             speech. Together, over all chunks, the words of the text in order; empty where the engine has no times.
+        clip: of which `pcm` is the sound; None: this is made for the first time.
     """
 
     pcm: Pcm
     words: tuple[Word, ...] = field(default=())
+    clip: Clip | None = None
 
 
 class Tts(Loadable, Protocol):

@@ -256,7 +256,7 @@ class _Speaker:
         self._piece = piece
         self._stopwatch = stopwatch
         self._reading = Reading(piece.text, piece.start)
-        self._begin_samples = floor.written_samples
+        self._begin_samples = 0
 
     async def speak(self) -> None:
         """Return when the piece is in the playout, or the floor is lost."""
@@ -265,6 +265,8 @@ class _Speaker:
         if watch.to_voice_s is None:
             watch.to_voice_s = loop.time()
         resampler = Resampler(mouth.tts.rate_hz, mouth.playout.rate_hz)
+        floor.align()
+        self._begin_samples = floor.written_samples
         async with aclosing(mouth.tts.speak(self._piece.text, mouth.voice)) as chunks:
             while True:
                 try:
@@ -276,7 +278,8 @@ class _Speaker:
                     break
                 if watch.first_audio_s is None:
                     watch.first_audio_s = loop.time()
-                floor.write(resampler.push(chunk.pcm), self._marks(self._reading.follow(chunk.words)))
+                marks = self._marks(self._reading.follow(chunk.words))
+                floor.write(resampler.push(chunk.pcm), marks, clip=chunk.clip)
                 if not await mouth.playout.room(floor):
                     return
         floor.write(resampler.push(silence(0), last=True))

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 
 from media_server.audio.chunk import Pcm
+from media_server.audio.clip import Clip
 from media_server.audio.playout import Heard, Mark, Playout
 
 
@@ -123,3 +124,48 @@ async def test_a_reply_without_sound_never_starts() -> None:
 
     assert await playout.started(floor) is False
     assert await playout.progressed(floor, 0) is None
+
+
+def test_a_frame_of_a_clip_is_named_while_it_is_played_as_it_is() -> None:
+    playout, clip = Playout(), Clip(tone(4 * 480))
+    playout.take_floor("r").write(clip.pcm, clip=clip)
+    named = []
+    for frame in range(5):
+        if frame == 1:
+            playout.duck()
+        if frame == 2:
+            playout.unduck()
+        playout.read(480)
+        named.append(playout.ready)
+
+    assert named == [(clip, 0), None, None, (clip, 3), None]
+
+
+def test_a_clip_behind_other_sound_begins_with_a_frame_once_it_is_aligned() -> None:
+    clip = Clip(tone(480))
+    named = []
+    for align in (False, True):
+        playout = Playout()
+        floor = playout.take_floor("r")
+        floor.write(tone(100))
+        if align:
+            floor.align()
+        floor.write(clip.pcm, clip=clip)
+        playout.read(480)
+        playout.read(480)
+        named.append(playout.ready)
+
+    assert named == [None, (clip, 0)]
+
+
+def test_the_silence_that_aligns_counts_as_heard() -> None:
+    playout = Playout()
+    floor = playout.take_floor("r")
+    floor.write(tone(100))
+    floor.align()
+    floor.align()
+    floor.write(tone(480), (Mark(floor.written_samples + 480, 3),))
+    playout.read(480)
+    playout.read(480)
+
+    assert playout.heard() == Heard("r", 40, 3)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from media_server.audio import g711, g722, opus
 from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.clip import Clip
 from media_server.audio.levels import is_inaudible
 from media_server.audio.resample import Resampler
 from media_server.config import WebRtcConfig
@@ -34,6 +35,9 @@ class SoundEncoder(Protocol):
     def encode(self, pcm: Pcm) -> bytes:
         """Return the packet of one frame, int16, shape (480,)."""
 
+    def ready(self, clip: Clip, frame: int) -> bytes | None:
+        """Return the packet of a clip's frame; None: the frame must be encoded like any other."""
+
     def expect_loss(self, percent: int) -> None:
         """Prepare for so much of it to be lost; 0: nothing."""
 
@@ -44,9 +48,38 @@ class OpusVoice:
     clock_hz = opus.CLOCK_HZ
 
     def __init__(self, config: WebRtcConfig) -> None:
-        self._encoder = opus.OpusEncoder(bitrate_bps=config.bitrate_bps, complexity=config.complexity)
-        self.encode = self._encoder.encode
-        self.expect_loss = self._encoder.expect_loss
+        self._settings = config.bitrate_bps, config.complexity
+        self._encoder = self._make_encoder()
+        self._copies = False
+        self._last_ready: tuple[Clip, int] | None = None
+
+    def encode(self, pcm: Pcm) -> bytes:
+        """See `SoundEncoder`."""
+        if self._last_ready is not None:
+            # What the far end has decoded last was of another encoder: this one begins there, too.
+            clip, frame = self._last_ready
+            self._last_ready = None
+            self._encoder.begin()
+            self._encoder.encode(clip.frame(frame))
+        return self._encoder.encode(pcm)
+
+    def ready(self, clip: Clip, frame: int) -> bytes | None:
+        """See `SoundEncoder`. There are none with copies."""
+        if self._copies:
+            return None
+        packet = clip.packet(("opus", *self._settings), frame, lambda: self._make_encoder().encode)
+        if packet is not None:
+            self._last_ready = clip, frame
+        return packet
+
+    def expect_loss(self, percent: int) -> None:
+        """See `SoundEncoder`."""
+        self._copies = percent > 0
+        self._encoder.expect_loss(percent)
+
+    def _make_encoder(self) -> opus.OpusEncoder:
+        bitrate_bps, complexity = self._settings
+        return opus.OpusEncoder(bitrate_bps=bitrate_bps, complexity=complexity)
 
 
 class G722Voice:
@@ -62,6 +95,9 @@ class G722Voice:
     def encode(self, pcm: Pcm) -> bytes:
         """See `SoundEncoder`."""
         return self._encoder.encode(self._resampler.push(pcm))
+
+    def ready(self, clip: Clip, frame: int) -> bytes | None:
+        """Return None: the far end's decoder follows one encoder alone."""
 
     def expect_loss(self, percent: int) -> None:
         """Do nothing: G.722 has no room for copies."""
@@ -79,6 +115,9 @@ class G711Voice:
     def encode(self, pcm: Pcm) -> bytes:
         """See `SoundEncoder`."""
         return g711.encode(self._downsampler.push(pcm), self._law)
+
+    def ready(self, clip: Clip, frame: int) -> bytes | None:
+        """Return None: encoding is as cheap."""
 
     def expect_loss(self, percent: int) -> None:
         """Do nothing: G.711 has no room for copies."""
@@ -129,12 +168,13 @@ class Outbound:
             self._loss_percent = percent
             self._encoder.expect_loss(percent)
 
-    def packet(self, pcm: Pcm) -> Outgoing:
-        """Return the packet of one frame: int16, shape (480,), 24 kHz."""
-        if not is_inaudible(pcm):
+    def packet(self, pcm: Pcm, ready: tuple[Clip, int] | None = None) -> Outgoing:
+        """Return the packet of one frame: int16, shape (480,), 24 kHz. `ready`: the frame of a clip that it is."""
+        made = None if ready is None else self._encoder.ready(*ready)
+        if made is not None or not is_inaudible(pcm):
             onset = self._silent_frames > 0
             self._silent_frames = 0
-            return Outgoing(self._encoder.encode(pcm), onset)
+            return Outgoing(self._encoder.encode(pcm) if made is None else made, onset)
         if self._silent_frames < _SETTLED_FRAMES:
             self._silent_frames += 1
             self._silence = self._encoder.encode(pcm)

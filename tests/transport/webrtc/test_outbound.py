@@ -3,9 +3,10 @@ import pytest
 
 from media_server.audio import g711
 from media_server.audio.chunk import Pcm, silence
+from media_server.audio.clip import Clip
 from media_server.audio.g722 import G722Decoder
 from media_server.audio.opus import OpusDecoder
-from media_server.transport.webrtc.outbound import ENCODERS, Outbound
+from media_server.transport.webrtc.outbound import ENCODERS, Outbound, Outgoing
 from tests.transport.webrtc.far_end import CONFIG
 
 
@@ -27,6 +28,9 @@ class CountingEncoder:
     def encode(self, pcm: Pcm) -> bytes:
         self.n_encoded += 1
         return str(self.n_encoded).encode()
+
+    def ready(self, clip: Clip, frame: int) -> bytes | None:
+        return None
 
     def expect_loss(self, percent: int) -> None:
         self.expected_percent.append(percent)
@@ -115,3 +119,38 @@ def test_g711_frames_are_160_bytes_and_keep_the_level() -> None:
     assert {len(packet.payload) for packet in packets} == {160}
     assert outbound.n_ticks == 160
     assert g711.decode(packets[5].payload, "alaw").astype(float).std() == pytest.approx(5_657, rel=0.05)
+
+
+def test_a_clip_that_was_sent_before_is_sent_again_without_being_encoded() -> None:
+    clip = Clip(tone(20))
+    sent = [[made.payload for made in said(Outbound(ENCODERS["opus"](CONFIG)), clip)] for _ in range(2)]
+
+    assert sent[0] == sent[1]
+    assert all(one is other for one, other in zip(*sent, strict=True))
+
+
+def test_where_packets_get_lost_a_clip_is_encoded_with_copies() -> None:
+    clip = Clip(tone(20))
+    clean, lossy = Outbound(ENCODERS["opus"](CONFIG)), Outbound(ENCODERS["opus"](CONFIG))
+    lossy.expect_loss(0.1, 0.0)
+
+    sent = [[made.payload for made in said(outbound, clip)] for outbound in (clean, lossy)]
+
+    assert not set(sent[0]) & set(sent[1])
+
+
+def test_there_is_no_click_where_a_clip_is_left_in_the_middle() -> None:
+    outbound = Outbound(ENCODERS["opus"](CONFIG))
+    clip = Clip(tone(40))
+    decoder = OpusDecoder()
+
+    # 20 frames of 440 Hz are a whole number of waves: what follows goes on where the clip was left.
+    whole = [*said(outbound, clip, 20), *(outbound.packet(pcm) for pcm in frames(tone(20)))]
+    heard = np.concatenate([decoder.decode(made.payload) for made in whole]).astype(float)
+
+    steepest = 8_000 * 2 * np.pi * 440 / 16_000
+    assert np.abs(np.diff(heard[3_200:])).max() < 1.1 * steepest
+
+
+def said(outbound: Outbound, clip: Clip, n_frames: int = 20) -> list[Outgoing]:
+    return [outbound.packet(pcm, (clip, frame)) for frame, pcm in enumerate(frames(clip.pcm)[:n_frames])]
