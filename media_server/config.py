@@ -151,6 +151,7 @@ class CallConfig(_Section):
     voice: str
     idle_timeout_s: Annotated[float, Field(ge=0)]
     max_duration_s: Annotated[float, Field(ge=0)]
+    resume_s: Annotated[float, Field(ge=0)]
     levels_hz: Annotated[float, Field(gt=0, le=50)]
     apology: str
 
@@ -236,6 +237,7 @@ class TtsConfig(_Section):
     engine: Literal["espeak", "piper"]
     espeak_workers: Annotated[int, Field(ge=1)]
     piper_model: str
+    remember_mb: Annotated[float, Field(ge=0)]
     first_audio_timeout_s: Annotated[float, Field(gt=0)]
 
 

@@ -17,20 +17,17 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from media_server.config import SECRETS, Loaded, load_config
-from media_server.engines.build import build_engines
+from media_server.engines.build import SharedWorkers, build_engines
 from media_server.errors import ConfigError, ParleyError
+from media_server.event_loop import new_event_loop
 from signaling.app import serve
 from signaling.house import VERSION
 from signaling.neighbours import Neighbours
-from signaling.supervisor import Supervisor
-
-try:
-    from uvloop import new_event_loop  # takes about a quarter off the loop's time
-except ImportError:  # uvloop does not exist for Windows
-    from asyncio import new_event_loop  # type: ignore[assignment]
+from signaling.supervisor import PROCESSES_MAX, Supervisor, usable_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +64,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     serving = commands.add_parser("serve", help="take calls")
     _add_config_arguments(serving)
-    serving.add_argument("--workers", type=int, help="media processes; 0: one a core")
+    serving.add_argument("--workers", type=int, help="media processes; 0, the default: one a core")
     serving.add_argument("--place", type=_place, help=argparse.SUPPRESS)  # of a media process, by its supervisor
     serving.set_defaults(run=_serve)
 
@@ -116,12 +113,13 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=config.log.level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for library in ("aioice", "aiortc"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    n = config.server.workers or os.cpu_count() or 1
+    n = config.server.workers or min(usable_cores(), config.server.max_calls, PROCESSES_MAX)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         if place is None and n > 1:
-            supervisor = Supervisor(args.arguments, n, config.server.host, config.server.port, _say)
+            workers = partial(SharedWorkers, config)
+            supervisor = Supervisor(args.arguments, n, config.server.host, config.server.port, workers, _say)
             return runner.run(supervisor.run())
-        engines = build_engines(config)
+        engines = build_engines(config, workers_in=None if place is None else place.folder)
         if place is None:
             runner.run(serve(config, engines, _say))
         else:

@@ -11,5 +11,5 @@ def url_of(host: str, port: int) -> str:
 
 def cannot_listen(host: str, port: int, error: OSError) -> AddressError:
     """Return the error that says why we cannot listen there, and what would be right."""
-    why = (error.strerror or str(error)).rpartition(": ")[2]
+    why = (error.strerror or str(error)).rpartition(": ")[2].lower()
     return AddressError(f"cannot listen on {host}:{port}: {why}; wanted a free --port on a --host of ours")

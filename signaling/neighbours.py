@@ -12,6 +12,7 @@ What they know of each other stands on the board: a small file in memory that al
 """
 
 import asyncio
+import fcntl
 import logging
 import mmap
 import struct
@@ -42,10 +43,25 @@ class Board:
             file.truncate(n * _LINE.size)
             self._lines = mmap.mmap(file.fileno(), n * _LINE.size)
         self.n = n
+        self._path = path
 
     def write(self, index: int, *, calls: int, ready: bool) -> None:
         """Write one's own line."""
         _LINE.pack_into(self._lines, index * _LINE.size, calls, ready, ready or self.was_ready(index))
+
+    def take_place(self, index: int, *, calls: int, limit: int) -> bool:
+        """Write one's own line if that makes at most `limit` calls in all; return whether it does.
+
+        Under a lock, since two processes that count at the same time would both take the last place. It is held for
+        some microseconds, and who dies gives it back.
+        """
+        with self._path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            before, ready = self.read(index)
+            fits = self.calls - before + calls <= limit
+            if fits:
+                self.write(index, calls=calls, ready=ready)
+            return fits
 
     def clear(self, index: int) -> None:
         """Empty the line of a process that has died."""
@@ -72,6 +88,11 @@ class Board:
         return [index for (_, ready), index in sorted(lines, key=lambda line: line[0][0]) if ready]
 
 
+def socket_of(folder: Path, index: int) -> Path:
+    """Return the Unix socket of a process; it is there as soon as the process listens."""
+    return folder / f"{index}.sock"
+
+
 class Neighbours:
     """One's own place among the media processes of a server."""
 
@@ -87,7 +108,7 @@ class Neighbours:
     @property
     def socket(self) -> str:
         """Return the path of one's own Unix socket."""
-        return str(self.folder / f"{self.index}.sock")
+        return str(socket_of(self.folder, self.index))
 
     @property
     def call_prefix(self) -> str:
@@ -98,6 +119,13 @@ class Neighbours:
     def calls_elsewhere(self) -> int:
         """Return how many calls the others have."""
         return self.board.calls - self.board.read(self.index)[0]
+
+    def take_place(self, calls: int, limit: int) -> bool:
+        """Tell the others of `calls` here, one more than before, unless all together then have more than `limit`."""
+        fits = self.board.take_place(self.index, calls=calls, limit=limit)
+        if fits:
+            self._calls = calls
+        return fits
 
     def note_calls(self, calls: int) -> None:
         """Tell the others how many calls there are here."""
@@ -155,7 +183,7 @@ class Neighbours:
     async def _ask(self, index: int, method: str, path: str, headers: dict[str, str], body: bytes) -> web.Response:
         session = self._sessions.get(index)
         if session is None:
-            connector = aiohttp.UnixConnector(str(self.folder / f"{index}.sock"), limit=100)
+            connector = aiohttp.UnixConnector(str(socket_of(self.folder, index)), limit=100)
             session = self._sessions[index] = aiohttp.ClientSession(
                 connector=connector, auto_decompress=False, timeout=aiohttp.ClientTimeout(_PASS_LIMIT_S)
             )

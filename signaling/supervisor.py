@@ -4,6 +4,7 @@
       |-- process 0     `parley serve` once more, with a place among its neighbours (neighbours.py)
       |-- process 1
       ...
+      '-- workers       what all of them share, such as models
 
 A process that dies takes its calls with it, and no others. It is started again at once, and later each time if it dies
 again soon. Where the first of them cannot begin (a model is missing, the configuration is wrong), the server ends.
@@ -12,15 +13,19 @@ again soon. Where the first of them cannot begin (a model is missing, the config
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from media_server.caller.tether import end_tethered, start_tethered
+from media_server.errors import ParleyError
 from signaling.address import cannot_listen, url_of
-from signaling.neighbours import Board
+from signaling.neighbours import Board, socket_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +38,40 @@ LASTED_S = 30.0
 STOP_LIMIT_S = 15.0
 """For calls to be hung up and engines to end; then the process is killed."""
 
+PROCESSES_MAX = 255
+"""A call's id has two hexadecimal digits for its process."""
+
 _POLL_S = 0.05
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+class Workers(Protocol):
+    """What is there once for all media processes."""
+
+    async def run(self) -> None:
+        """Keep them alive until cancelled; then end them."""
+
+    async def load(self) -> None:
+        """Wait until they serve.
+
+        Raises:
+            EngineError: one of them cannot be had.
+            ConfigError: one of them cannot use what it was given.
+        """
 
 
 class Supervisor:
     """Keeps the media processes of one server alive."""
 
-    def __init__(self, arguments: Sequence[str], n: int, host: str, port: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        n: int,
+        host: str,
+        port: int,
+        build_workers: Callable[[Path], Workers],
+        say: Callable[[str], None],
+    ) -> None:
         """Prepare.
 
         Args:
@@ -47,14 +79,17 @@ class Supervisor:
             n: how many processes.
             host: where they listen.
             port: the same; 0: any free one.
+            build_workers: is given the folder of the server; returns what the processes find there.
             say: told, line by line, what the operator should see.
         """
         self._arguments = list(arguments)
         self._n = n
         self._host = host
         self._port = port
+        self._build_workers = build_workers
         self._say = say
         self._status: int | None = None
+        self._failure: ParleyError | None = None
         self._ended = asyncio.Event()
 
     async def run(self) -> int:
@@ -62,28 +97,37 @@ class Supervisor:
 
         Raises:
             AddressError: the address cannot be listened on.
+            EngineError, ConfigError: the workers cannot be had.
         """
         loop = asyncio.get_running_loop()
         with hold_port(self._host, self._port) as held, tempfile.TemporaryDirectory(prefix="parley-") as name:
             folder, port = Path(name), held.getsockname()[1]
             board = Board(folder / "board", self._n)
+            workers = self._build_workers(folder)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._stop, 0)
             url = url_of(self._host, port)
             try:
                 async with asyncio.TaskGroup() as tasks:
+                    working = tasks.create_task(workers.run(), name="workers")
                     keeping = [
                         tasks.create_task(self._keep(index, folder, port, board), name=f"process {index}")
                         for index in range(self._n)
                     ]
-                    telling = tasks.create_task(self._tell_ready(board, url), name="ready")
+                    loading = tasks.create_task(self._load(workers), name="warm-up")
+                    telling = tasks.create_task(self._tell(folder, board, url), name="ready")
                     await self._ended.wait()
-                    self._say(f"stopping; calls to hang up: {board.calls}")
-                    for task in (*keeping, telling):
+                    if self._failure is None:
+                        self._say(f"stopping; calls to hang up: {board.calls}")
+                    for task in (*keeping, loading, telling):
                         task.cancel()
+                    await asyncio.wait(keeping)  # a call that ends may still need the workers
+                    working.cancel()
             finally:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.remove_signal_handler(number)
+        if self._failure is not None:
+            raise self._failure
         return self._status or 0
 
     def _stop(self, status: int) -> None:
@@ -91,10 +135,20 @@ class Supervisor:
             self._status = status
             self._ended.set()
 
-    async def _tell_ready(self, board: Board, url: str) -> None:
-        self._say(f"listening on {url} with {self._n} processes, the engines are warming up")
+    async def _load(self, workers: Workers) -> None:
+        try:
+            await workers.load()
+        except ParleyError as error:
+            self._failure = error
+            self._stop(1)
+
+    async def _tell(self, folder: Path, board: Board, url: str) -> None:
+        """Say when the first process listens, and when all take calls."""
         begun_s = asyncio.get_running_loop().time()
-        while len(board.ready) < self._n:  # noqa: ASYNC110 - the board tells nobody
+        while not socket_of(folder, 0).exists():  # noqa: ASYNC110 - neither a file nor the board tells anybody
+            await asyncio.sleep(_POLL_S)
+        self._say(f"listening on {url} with {self._n} processes, the engines are warming up")
+        while len(board.ready) < self._n:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         self._say(f"ready for calls after {asyncio.get_running_loop().time() - begun_s:.1f} s: {url}")
 
@@ -122,13 +176,23 @@ class Supervisor:
         """Run one process to its end, and return its status. Cancelled: end it."""
         place = f"{index},{self._n},{port},{folder}"
         with contextlib.suppress(FileNotFoundError):
-            (folder / f"{index}.sock").unlink()
+            socket_of(folder, index).unlink()
         process = await start_tethered("signaling", *self._arguments, "--place", place)
         try:
             return await process.wait()
         finally:
             if not await end_tethered(process, STOP_LIMIT_S):
                 logger.error("media process %d did not end within %g s and was killed", index, STOP_LIMIT_S)
+
+
+def usable_cores(quota: Path = _CPU_QUOTA) -> int:
+    """Return how many cores we may use: those that this process may run on, or fewer if a container's quota says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota_us, period_us = quota.read_text().split()  # https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max
+    except OSError:
+        return cores
+    return cores if quota_us == "max" else min(cores, math.ceil(int(quota_us) / int(period_us)))
 
 
 def hold_port(host: str, port: int) -> socket.socket:

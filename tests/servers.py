@@ -13,11 +13,11 @@ FOLDER = ROOT / "build"
 
 @asynccontextmanager
 async def server(toml: str = "[call]\ngreeting = false\n") -> AsyncGenerator[str, None]:
-    """Run a server with some knobs turned; give its address."""
+    """Run a server with some knobs turned, in one process unless they say how many; give its address."""
     with tempfile.TemporaryDirectory(prefix="parley-") as folder:
         path = Path(folder) / "server.toml"
         path.write_text(toml, encoding="utf-8")
-        async with running_server(path) as url:
+        async with running_server(path, workers=None if "workers" in toml else 1) as url:
             yield url
 
 

@@ -107,7 +107,7 @@ async def _demo(report: CallReport, args: argparse.Namespace) -> None:
     print("making the caller's speech ...", flush=True)
     sayings = await make_recordings(_DEMO_LINES)
     print("starting a server ...", flush=True)
-    async with running_server(args.config) as url:
+    async with running_server(args.config, workers=1) as url:
         report.url = url
         await _call(url, "", sayings, report, args, wait_greeting=True)
 

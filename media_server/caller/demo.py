@@ -43,10 +43,14 @@ async def make_recordings(lines: Sequence[str], *, path: str | None = None) -> l
 
 
 @asynccontextmanager
-async def running_server(config: Path | None = None) -> AsyncGenerator[str, None]:
+async def running_server(config: Path | None = None, *, workers: int | None = None) -> AsyncGenerator[str, None]:
     """Run a server on a free port of the loopback; give its address as soon as it is ready for calls.
 
     It ends with us, even if we are killed.
+
+    Args:
+        config: the server's TOML file, if any.
+        workers: its media processes; None: as many as are configured.
 
     Raises:
         PeerGoneError: it ended, or was not ready in time; the message holds the end of its log.
@@ -55,6 +59,7 @@ async def running_server(config: Path | None = None) -> AsyncGenerator[str, None
     url = f"http://127.0.0.1:{port}"
     command = ["signaling", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--config", str(config)] if config is not None else []
+    command += ["--workers", str(workers)] if workers is not None else []
     with tempfile.TemporaryFile() as log:
         process = await start_tethered(*command, output=log)
         try:

@@ -52,5 +52,12 @@ def listening_on(url: str) -> list[int]:
         for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
     }
+    processes = {_root(psutil.Process(pid)) for pid in pids}
     # A child that shares the port is counted with its parent.
-    return [pid for pid in pids if not {parent.pid for parent in psutil.Process(pid).parents()} & pids]
+    return [process.pid for process in processes if not set(process.parents()) & processes]
+
+
+def _root(process: psutil.Process) -> psutil.Process:
+    """Return the supervisor of one of our media processes, which holds what they share; of any other itself."""
+    parent = process.parent()
+    return parent if parent is not None and "--place" in process.cmdline() else process

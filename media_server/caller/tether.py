@@ -33,7 +33,7 @@ async def end_tethered(process: asyncio.subprocess.Process, limit_s: float) -> b
         return True
     process.send_signal(signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.wait(), limit_s)  # not asyncio.timeout: see engines/worker.py, `_end_all`
+        await asyncio.wait_for(process.wait(), limit_s)  # not asyncio.timeout: see engines/workers/pool.py, `_end_all`
     except TimeoutError:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -10,8 +10,8 @@ from media_server.audio.chunk import HEARING_HZ, AudioChunk
 from media_server.conversation import Transcript, Word
 from media_server.engines.protocols import Hints
 from media_server.engines.streaming_asr import STABLE_AFTER_MS, Split, StableWords
-from media_server.engines.worker import PooledEngine
-from media_server.engines.worker_link import Reply
+from media_server.engines.workers.link import Reply
+from media_server.engines.workers.pool import PooledEngine
 
 STREAMS_MAX = 24
 """Open utterances a worker: each has a decoder of 30 to 95 MB, and takes 2-10 % of a core."""

@@ -19,7 +19,7 @@ from typing import Any
 import pocketsphinx
 
 from media_server.engines.trigram import build_arpa, sentences
-from media_server.engines.worker_child import Send
+from media_server.engines.workers.child import Send
 from media_server.errors import ConfigError
 
 SAMPLE_BYTES = 2

@@ -10,9 +10,10 @@ from media_server.engines.llm_rules import RulesLlm
 from media_server.engines.protocols import Asr, Llm, Loadable, Tts, Vad
 from media_server.engines.scenario import read_scenario
 from media_server.engines.tts_espeak import EspeakTts
+from media_server.engines.tts_memory import RememberingTts
 from media_server.engines.tts_piper import PiperTts
 from media_server.engines.vad_silero import SileroVad
-from media_server.engines.worker import PooledEngine
+from media_server.engines.workers.pool import PooledEngine
 from media_server.errors import ConfigError, EngineError
 
 SCENARIOS = ROOT / "config" / "scenarios"
@@ -21,12 +22,12 @@ SCENARIOS = ROOT / "config" / "scenarios"
 class EngineSet:
     """The engines of a process, shared by all its calls."""
 
-    def __init__(self, *, vad: Vad, asr: Asr, llm: Llm, tts: Tts) -> None:
-        """Take the engines, not loaded yet."""
+    def __init__(self, *, vad: Vad, asr: Asr, llm: Llm, tts: Tts, remember_mb: float = 0) -> None:
+        """Take the engines, not loaded yet. `remember_mb`: of speech that is said again as it was made before."""
         self.vad = vad
         self.asr = asr
         self.llm = llm
-        self.tts = tts
+        self.tts: Tts = RememberingTts(tts, limit_mb=remember_mb)
         self._stages: dict[str, Loadable] = {"vad": vad, "asr": asr, "llm": llm, "tts": tts}
         self._states = dict.fromkeys(self._stages, "warming")
 
@@ -78,22 +79,69 @@ class EngineSet:
         self._states[stage] = "ready"
 
     def _state(self, stage: str, engine: Loadable) -> str:
-        if self._states[stage] == "ready" and isinstance(engine, PooledEngine) and engine.state in {"down", "closed"}:
+        state = self._states[stage]
+        failed = state.startswith("down")
+        if not failed and isinstance(engine, PooledEngine) and engine.state in {"down", "closed"}:
             return f"down: {engine.why_down or 'its workers are closed'}"
-        return self._states[stage]
+        return state
 
 
-def build_engines(config: Config) -> EngineSet:
+class SharedWorkers:
+    """The worker processes of the engines that the configuration names, for several processes to use."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        """Prepare; `folder` is where the others find them.
+
+        Raises:
+            ConfigError: what it says of the engines cannot be.
+        """
+        engines = {"asr": _build_asr(config.asr, config.llm), "tts": _build_tts(config.tts)}
+        self._engines = {stage: engine for stage, engine in engines.items() if isinstance(engine, PooledEngine)}
+        for engine in self._engines.values():
+            engine.share_workers(folder)
+
+    async def run(self) -> None:
+        """Keep the workers alive until cancelled; then end them."""
+        async with asyncio.TaskGroup() as tasks:
+            for stage, engine in self._engines.items():
+                tasks.create_task(engine.run(), name=f"engine {stage}")
+
+    async def load(self) -> None:
+        """Wait until all workers are warm; `run` must be running.
+
+        Raises:
+            EngineError: one of them cannot be had; says what to install or set.
+            ConfigError: one of them cannot use what it was given.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for stage, engine in self._engines.items():
+                    tasks.create_task(engine.load(), name=f"load {stage}")
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the first has cancelled the rest
+
+
+def build_engines(config: Config, *, workers_in: Path | None = None) -> EngineSet:
     """Return the engines that the configuration names, not loaded yet.
+
+    Args:
+        config: the configuration in force.
+        workers_in: the folder of `SharedWorkers`, in another process; None: the engines have workers of their own.
 
     Raises:
         ConfigError: what it says of them cannot be.
     """
+    asr, tts = _build_asr(config.asr, config.llm), _build_tts(config.tts)
+    if workers_in is not None:
+        for engine in (asr, tts):
+            if isinstance(engine, PooledEngine):
+                engine.join_workers(workers_in)
     return EngineSet(
         vad=SileroVad(model=Path(config.vad.model) if config.vad.model else None),
-        asr=_build_asr(config.asr, config.llm),
+        asr=asr,
         llm=_build_llm(config.llm),
-        tts=_build_tts(config.tts),
+        tts=tts,
+        remember_mb=config.tts.remember_mb,
     )
 
 

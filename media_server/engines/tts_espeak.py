@@ -11,7 +11,7 @@ import numpy as np
 
 from media_server.conversation import Word
 from media_server.engines.protocols import SpeechChunk, Voice
-from media_server.engines.worker import PooledEngine
+from media_server.engines.workers.pool import PooledEngine
 
 PIECE_CHARACTERS = 400
 """A longer text is spoken piece by piece, so that nobody waits long for a turn and little sound lies waiting: about

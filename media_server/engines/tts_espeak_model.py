@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import espeakng_loader
 
-from media_server.engines.worker_child import Send
+from media_server.engines.workers.child import Send
 
 # The names and numbers of espeak-ng's `speak_lib.h`.
 _OUTPUT_SYNCHRONOUS = 2

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from media_server.engines.protocols import SpeechChunk, Voice
-from media_server.engines.worker import PooledEngine
-from media_server.engines.worker_child import ModelStream, Send
+from media_server.engines.workers.child import ModelStream, Send
+from media_server.engines.workers.pool import PooledEngine
 from media_server.errors import EngineMissingError
 
 NOT_INSTALLED = "piper-tts is not installed: pip install piper-tts"

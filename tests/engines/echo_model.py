@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any
 
-from media_server.engines.worker_child import Send
+from media_server.engines.workers.child import Send
 from media_server.errors import ConfigError, EngineMissingError
 
 

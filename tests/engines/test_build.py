@@ -1,15 +1,18 @@
 """Which engine serves each stage, and how they live together."""
 
 import asyncio
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from media_server.config import Config, load_config
-from media_server.engines.build import EngineSet, build_engines
+from media_server.engines.build import EngineSet, SharedWorkers, build_engines
 from media_server.engines.llm_rules import RulesLlm
+from media_server.engines.protocols import Voice
 from media_server.engines.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts, ScriptedVad
-from media_server.engines.worker import PooledEngine
+from media_server.engines.workers.pool import PooledEngine
 from media_server.errors import ConfigError, EngineMissingError
 
 
@@ -40,7 +43,7 @@ class Engine(ScriptedVad):
         self.closed = True
 
 
-class Voice(PooledEngine, ScriptedTts):
+class EchoVoice(PooledEngine, ScriptedTts):
     """A voice in a worker."""
 
     name = "echo"
@@ -144,7 +147,7 @@ async def test_cancelling_run_closes_every_engine() -> None:
 
 
 async def test_an_engine_whose_workers_are_closed_is_down() -> None:
-    voice = Voice()
+    voice = EchoVoice()
     engines = engine_set(tts=voice)
     running = asyncio.create_task(engines.run())
     await engines.load()
@@ -154,3 +157,38 @@ async def test_an_engine_whose_workers_are_closed_is_down() -> None:
     await asyncio.wait([running])
 
     assert engines.states()["tts"] == "down: its workers are closed"
+
+
+@pytest.mark.models
+async def test_engines_may_use_the_workers_of_another_process(tmp_path: Path) -> None:
+    workers = SharedWorkers(configured(), tmp_path)
+    engines = build_engines(configured(), workers_in=tmp_path)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(workers.run()), tasks.create_task(engines.run())]
+        await workers.load()
+        await engines.load()
+        async with aclosing(engines.tts.speak("Hello.", Voice("default"))) as speech:
+            said = [chunk async for chunk in speech]
+        for task in reversed(running):
+            task.cancel()
+            await asyncio.wait([task])
+
+    assert sum(len(chunk.pcm) for chunk in said) > engines.tts.rate_hz // 5
+    assert isinstance(engines.asr, PooledEngine)
+    assert engines.asr.process_ids == []
+
+
+async def test_an_engine_whose_shared_workers_are_down_is_down_and_says_why_before_it_was_ready(tmp_path: Path) -> None:
+    voice = EchoVoice()
+    voice.join_workers(tmp_path)
+    engines = engine_set(tts=voice)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(engines.run())
+        async with asyncio.timeout(10):
+            while voice.state != "down":  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0)
+
+        state = engines.states()["tts"]
+        running.cancel()
+
+    assert state == "down: echo: the workers' socket cannot be reached: No such file or directory"

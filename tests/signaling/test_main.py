@@ -128,3 +128,18 @@ def test_the_server_starts_on_embedded_engines_and_ends_by_a_signal() -> None:
     assert health["engines"] == {"vad": "ready", "asr": "ready", "llm": "ready", "tts": "ready"}
     assert server.returncode == 0
     assert "Traceback" not in errors
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("max_calls", "processes"), [(25, len(os.sched_getaffinity(0))), (1, 1)])
+def test_there_is_a_process_for_each_core_but_none_for_calls_that_are_not_taken(max_calls: int, processes: int) -> None:
+    environment = {**os.environ, "PARLEY_SERVER__MAX_CALLS": str(max_calls)}
+    command = [sys.executable, "-m", "signaling", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        listening = next(line for line in server.stdout if line.startswith("listening"))
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=15)
+
+    said = listening.partition("/ ")[2].partition(",")[0] if "processes" in listening else ""
+    assert said == (f"with {min(processes, max_calls)} processes" if processes > 1 else "")

@@ -1,5 +1,7 @@
 """What a media process knows of the others, and what it passes on."""
 
+import fcntl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,29 @@ def test_the_board_knows_who_was_ever_ready(tmp_path: Path) -> None:
     assert not board.was_ready(0)
 
 
+def test_together_the_processes_take_no_more_calls_than_the_limit(tmp_path: Path) -> None:
+    one, other = Neighbours(tmp_path, 0, 2), Neighbours(tmp_path, 1, 2)
+
+    taken = [one.take_place(1, limit=3), other.take_place(1, limit=3), one.take_place(2, limit=3)]
+    refused = [one.take_place(3, limit=3), other.take_place(2, limit=3)]
+    one.note_calls(1)
+
+    assert taken == [True, True, True]
+    assert refused == [False, False]
+    assert other.take_place(2, limit=3)
+
+
+def test_who_takes_a_place_waits_while_another_counts(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", 2)
+    with ThreadPoolExecutor() as threads, (tmp_path / "board").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = threads.submit(board.take_place, 0, calls=1, limit=1)
+        board.write(1, calls=1, ready=True)
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+        assert not waiting.result()
+
+
 async def test_a_new_call_goes_to_the_emptiest_process_that_is_ready(tmp_path: Path) -> None:
     async with Street(tmp_path) as street:
         street.houses[0].note_calls(2)
@@ -99,6 +124,7 @@ async def test_a_new_call_goes_to_the_emptiest_process_that_is_ready(tmp_path: P
     ("path", "index"),
     [
         (f"{CALLS}/rtc_01abc/hangup?why=x", 1),
+        (f"{CALLS}/rtc_01abc/resume", 1),
         (f"{CALLS}/rtc_00abc", 0),
         (f"{CALLS}/rtc_ffabc", 0),
         (f"{CALLS}/nonsense", 0),

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from pathlib import Path
 
 import aiohttp
 import psutil
@@ -12,7 +13,7 @@ import pytest
 from media_server.caller.client import CallClient
 from media_server.caller.demo import running_server
 from media_server.errors import AddressError, PeerGoneError, ServerFullError
-from signaling.supervisor import hold_port
+from signaling.supervisor import hold_port, usable_cores
 from tests.servers import server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
@@ -29,6 +30,14 @@ def media_processes(url: str) -> dict[int, int]:
         if "--place" in command and f",{port}," in (place := command[command.index("--place") + 1]):
             found[int(place.partition(",")[0])] = process.pid
     return found
+
+
+def model_workers(url: str) -> list[psutil.Process]:
+    """Return the processes with models of the server that listens there."""
+    supervisor = psutil.Process(media_processes(url)[0]).parent()
+    assert supervisor is not None
+    found = supervisor.children(recursive=True)
+    return [process for process in found if "media_server.engines.workers.child" in process.cmdline()]
 
 
 async def health(url: str) -> dict[str, object]:
@@ -76,6 +85,52 @@ async def test_a_process_that_dies_takes_its_own_calls_and_is_replaced() -> None
     assert calls == 1
 
 
+async def test_models_are_loaded_once_for_all_processes() -> None:
+    async with server(TWO) as url:
+        await all_ready(url)
+
+        assert len(model_workers(url)) == 2  # a recogniser and a voice
+
+
+async def test_a_model_worker_that_dies_costs_no_call_in_any_process() -> None:
+    async with server(TWO) as url:
+        await all_ready(url)
+        async with CallClient(url) as one, CallClient(url) as two:
+            workers = model_workers(url)
+            for worker in workers:
+                worker.kill()
+            await asyncio.to_thread(psutil.wait_procs, workers)
+            for call in (one, two):
+                call.say_in_writing("a large latte")
+            answers = [await call.wait_for(lambda event: event["type"] == "response.done", 10) for call in (one, two)]
+
+    assert [answer.event["response"]["status"] for answer in answers] == ["completed", "completed"]
+
+
+async def test_nothing_outlives_a_supervisor_that_is_killed() -> None:
+    async with server(TWO) as url:
+        supervisor = psutil.Process(media_processes(url)[0]).parent()
+        assert supervisor is not None
+        left = supervisor.children(recursive=True)
+        supervisor.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, left, 20)
+
+    assert len(left) == 4
+    assert alive == []
+
+
+async def test_a_server_whose_model_cannot_be_loaded_ends_and_says_why_once() -> None:
+    no_grammar = '[server]\nworkers = 2\n[asr]\nsphinx_grammar = "/nowhere.jsgf"\n'
+
+    with pytest.raises(PeerGoneError) as caught:
+        async with server(no_grammar):
+            pass
+
+    said = [line for line in str(caught.value).splitlines() if line.startswith("parley:")]
+    assert "ended at once with status 2" in str(caught.value)
+    assert said == ["parley: '/nowhere.jsgf': cannot be read: No such file or directory"]
+
+
 async def test_a_server_whose_processes_cannot_begin_ends_and_says_why() -> None:
     nowhere = '[server]\nworkers = 2\n[llm]\nengine = "openai"\nbase_url = "http://127.0.0.1:9/v1"\n'
 
@@ -107,10 +162,30 @@ async def test_a_shared_port_is_taken_for_a_second_server() -> None:
 
 
 async def test_all_processes_end_with_the_server() -> None:
-    async with running_server() as url:
+    async with running_server(workers=1) as url:
         assert media_processes(url) == {}
     async with server(TWO) as url:
         pids = list(media_processes(url).values())
 
     assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_the_cores_are_those_that_we_may_run_on(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        cores = usable_cores(tmp_path / "not-there")
+    finally:
+        os.sched_setaffinity(0, before)
+
+    assert cores == 1
+    assert usable_cores(tmp_path / "not-there") == len(before)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max", 99), ("100000", 1), ("50000", 1)])
+def test_a_quota_of_a_container_is_heard(tmp_path: Path, quota: str, cores: int) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(f"{quota} 100000\n")
+
+    assert usable_cores(file) == min(cores, len(os.sched_getaffinity(0)))

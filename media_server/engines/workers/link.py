@@ -1,6 +1,6 @@
-"""One worker as its parent talks to it: the socket, and the streams that share it.
+"""One worker as a parent talks to it: the socket, and the streams that share it.
 
-`worker_child` is the other side, and draws the frames; `worker` keeps the processes alive.
+`child.py` is the other side, `frames.py` what is said; `process.py` and `shared.py` find the worker.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, cast
 
-from media_server.engines.worker_child import WINDOW_BYTES, Frame, Kind, pack, take_frames
-from media_server.errors import ConfigError, EngineError, EngineMissingError
+from media_server.engines.workers.frames import WINDOW_BYTES, Frame, Kind, pack, take_frames
+from media_server.errors import ConfigError, EngineDownError, EngineError, EngineMissingError
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,10 @@ PIECE_BYTES = 3200
 
 REPLIES_MAX_BYTES = 16 * 1024 * 1024
 """A stream whose replies nobody reads fails when this much lies waiting."""
+
+_FAILURES: dict[str, type[EngineError] | type[ConfigError]] = {
+    error.code: error for error in (EngineMissingError, EngineDownError, ConfigError)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,9 @@ class WorkerStream:
         self._replies: deque[Reply] = deque()
         self._replies_bytes = 0
         self._credit_bytes = WINDOW_BYTES
-        self._ended = False
         self._done = False
         self._error: EngineError | None = None
         self._changed = asyncio.Event()
-
-    @property
-    def awaited(self) -> bool:
-        """Return whether the worker has work of this stream."""
-        over = self._done or self._error is not None
-        return (self._ended or self._credit_bytes < WINDOW_BYTES) and not over
 
     async def send(self, body: bytes) -> None:
         """Send input, waiting while the worker has 64 KiB of it to do.
@@ -67,7 +64,6 @@ class WorkerStream:
         """Say that there is no more input."""
         self._raise_if_failed()
         self._link.write(self._id, Kind.END)
-        self._ended = True
 
     def take(self) -> Reply | None:
         """Return the next reply if it is here already.
@@ -131,16 +127,23 @@ class WorkerStream:
 
 
 class Link(asyncio.Protocol):
-    """The parent's end of one worker's socket."""
+    """A parent's end of one worker's socket.
+
+    Attributes:
+        ready: the model is loaded, as `about` says.
+        failure: why it cannot be loaded, nor will be soon.
+        served: somebody's stream was served to its end; told to the first parent alone.
+        asked_at_s: since when an answer of any kind is due; None: none is.
+    """
 
     def __init__(self, changed: asyncio.Event) -> None:
         self.ready = False
         self.lost = False
-        self.succeeded = False
+        self.served = False
         self.about: dict[str, Any] = {}
         self.failure: EngineError | ConfigError | None = None
         self.streams: dict[int, WorkerStream] = {}
-        self.heard_at_s = asyncio.get_running_loop().time()
+        self.asked_at_s: float | None = None
         self._changed = changed
         self._transport: asyncio.WriteTransport | None = None
         self._unread = bytearray()
@@ -156,7 +159,7 @@ class Link(asyncio.Protocol):
         self._changed.set()
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at_s = asyncio.get_running_loop().time()
+        self.asked_at_s = None
         self._unread += data
         try:
             frames = take_frames(self._unread)
@@ -170,30 +173,26 @@ class Link(asyncio.Protocol):
     def write(self, stream_id: int, kind: Kind, note: dict[str, Any] | None = None, *, body: bytes = b"") -> None:
         """Send a frame. What may lie unsent is bounded by each stream's window."""
         if self._transport is not None and not self.lost:
-            if not self.busy:
-                self.heard_at_s = asyncio.get_running_loop().time()
             self._transport.write(pack(stream_id, kind, note, body))
 
+    def ask(self, kind: Kind, note: dict[str, Any] | None = None) -> None:
+        """Send LOAD or PING, to which an answer is due."""
+        self.asked_at_s = asyncio.get_running_loop().time()
+        self.write(0, kind, note)
+
     def open(self, stream_id: int, request: dict[str, Any]) -> WorkerStream:
-        """Begin a stream."""
+        """Begin a stream; it fails if the worker has no room for it in time."""
         stream = self.streams[stream_id] = WorkerStream(self, stream_id)
         self.write(stream_id, Kind.OPEN, request)
         return stream
 
     def forget(self, stream_id: int, *, cancel: bool) -> None:
         """End a stream; its late frames are dropped."""
-        if self.streams.pop(stream_id, None) is not None:
-            if cancel:
-                self.write(stream_id, Kind.CANCEL)
-            self._changed.set()
-
-    @property
-    def busy(self) -> bool:
-        """Return whether the worker owes us something."""
-        return any(stream.awaited for stream in self.streams.values())
+        if self.streams.pop(stream_id, None) is not None and cancel:
+            self.write(stream_id, Kind.CANCEL)
 
     def abort(self) -> None:
-        """Close the socket; the worker ends, and its streams fail."""
+        """Close the socket; its streams fail."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -203,13 +202,12 @@ class Link(asyncio.Protocol):
                 self.ready = True
                 self.about = frame.note
                 self._changed.set()
+            case Kind.SERVED:
+                self.served = True
             case Kind.FAILED:
-                message = str(frame.note["message"])
-                missing = frame.note["code"] == EngineMissingError.code
-                self.failure = EngineMissingError(message) if missing else ConfigError(message)
+                self.failure = _FAILURES[frame.note["code"]](str(frame.note["message"]))
                 self._changed.set()
             case _ if (stream := self.streams.get(frame.stream_id)) is not None:
-                self.succeeded = self.succeeded or frame.kind is Kind.DONE
                 stream.handle(frame)
             case _:
                 pass  # late: the stream was cancelled

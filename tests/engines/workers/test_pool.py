@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from media_server.engines.worker import RESTARTS_MAX, Limits, WorkerPool
-from media_server.engines.worker_child import HEADER, WINDOW_BYTES, Frame, Kind, pack, take_frames
-from media_server.engines.worker_link import Link, WorkerStream
+from media_server.engines.workers.frames import HEADER, WINDOW_BYTES, Frame, Kind, pack, take_frames
+from media_server.engines.workers.link import WorkerStream
+from media_server.engines.workers.pool import WorkerPool
+from media_server.engines.workers.process import RESTARTS_MAX, Limits
 from media_server.errors import ConfigError, EngineDownError, EngineError, EngineMissingError
 
 pytestmark = pytest.mark.models  # it starts processes, as those that load models do
@@ -240,16 +241,6 @@ async def test_cancelled_while_a_worker_does_not_end_the_pool_kills_it() -> None
         os.kill(deaf_id, 0)
 
 
-def test_a_stream_that_has_failed_is_no_work_that_a_worker_owes() -> None:
-    async def failed() -> Link:
-        link = Link(asyncio.Event())
-        link.open(1, {}).end()
-        link.data_received(pack(1, Kind.ERROR, {"message": "the wall has a crack"}))
-        return link
-
-    assert not asyncio.run(failed()).busy
-
-
 async def test_a_request_that_waits_while_the_pool_goes_down_is_told() -> None:
     pool = echo_pool({"load": "die"})
     async with asyncio.TaskGroup() as tasks:
@@ -332,10 +323,17 @@ async def test_leaving_a_stream_stops_its_work_and_closes_it() -> None:
 
 async def test_cancelling_the_task_that_reads_a_stream_closes_it() -> None:
     async with running(echo_pool()) as pool:
+        begun = asyncio.Event()
+
+        async def read_for_ever() -> None:
+            async with pool.open({"do": "endless"}) as stream:
+                stream.end()
+                while await stream.get() is not None:
+                    begun.set()
+
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(echo(pool, do="endless"))
-            while not pool.busy:  # noqa: ASYNC110 - what the worker does has no event here
-                await asyncio.sleep(0)
+            task = tasks.create_task(read_for_ever())
+            await begun.wait()
             task.cancel()
 
         assert (await echo(pool))["closed"] == 1
@@ -416,10 +414,10 @@ def test_a_worker_ends_with_its_parent_and_leaves_interrupts_to_it() -> None:
     ours, theirs = socket.socketpair()
     with (
         ours,
-        subprocess.Popen([sys.executable, "-m", "media_server.engines.worker_child"], stdin=theirs.fileno()) as child,
+        subprocess.Popen([sys.executable, "-m", "media_server.engines.workers.child"], stdin=theirs.fileno()) as child,
     ):
         theirs.close()
-        ours.sendall(pack(0, Kind.LOAD, {"factory": ECHO, "options": {}}))
+        ours.sendall(pack(0, Kind.LOAD, {"factory": ECHO, "options": {}, "streams_max": 1, "wait_s": 1, "stuck_s": 1}))
         unread = bytearray(ours.recv(1000))
         child.send_signal(signal.SIGINT)
         ours.sendall(pack(7, Kind.OPEN) + pack(7, Kind.END))

@@ -1,0 +1,1 @@
+"""Model workers: processes for libraries that hold the GIL, and the pool that engines use them through."""

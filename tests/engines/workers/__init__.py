@@ -1,0 +1,1 @@
+"""Model workers, with real processes."""
