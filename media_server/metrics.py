@@ -28,6 +28,7 @@ FIGURES: dict[str, tuple[Literal["duration", "counter", "gauge"], str]] = {
     "live_dropped_ms": ("counter", "Sound of callers that was dropped because the ear fell behind"),
     "calls_total": ("counter", "Calls that began"),
     "calls_refused_total": ("counter", "Calls refused because all places were taken"),
+    "calls_resumed_total": ("counter", "Times that a call went on over another connection"),
     "calls_failed_total": ("counter", "Calls ended by a bug of ours"),
     "replies_stuck_total": ("counter", "Replies that went on for longer than 1 s after they were cancelled"),
     "calls_active": ("gauge", "Calls now, those still connecting included"),

@@ -8,13 +8,12 @@ from typing import Literal, Protocol, TypeAlias
 
 from aiohttp import web
 
-from media_server.audio.live_queue import LiveQueue
-from media_server.audio.playout import Playout
 from media_server.config import Config
 from media_server.events import Channel
 from media_server.metrics import Metrics
 from media_server.session import session
 from media_server.session.manager import SessionManager
+from media_server.session.media import Media
 from media_server.transport.webrtc.pacing import Pacing
 
 VERSION = version("parley")
@@ -41,21 +40,11 @@ class Engines(session.Engines, Protocol):
         """Return which engine serves each stage and why, one line each."""
 
 
-class Peer(Protocol):
+class Peer(Media, Protocol):
     """A caller's connection: answers an offer, then is the `Media` of a call."""
-
-    @property
-    def rtt_ms(self) -> float | None:
-        """Return the round-trip time to the caller, or None where it is not known."""
 
     async def answer(self, offer_sdp: str) -> str:
         """Return the answer to an offer that was checked before."""
-
-    async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
-        """Carry sound both ways until the far end is gone."""
-
-    async def close(self) -> None:
-        """Close the connection. Safe to call twice."""
 
 
 PeerMaker: TypeAlias = Callable[[Callable[[Channel], None]], Peer]

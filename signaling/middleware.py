@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 API = "/v1/"
 
+RESUME = "Parley-Resume"
+"""The header with the token of a call: in the answer to its first offer, and in a request to resume it."""
+
 _HTTP_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 # A page of ours needs its own files, its own origin and the microphone; nothing else.
@@ -32,11 +35,11 @@ _PAGE_HEADERS = {
 # What the stock SDKs send and read when they run in a page of another origin.
 _API_HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Location, Retry-After",
+    "Access-Control-Expose-Headers": f"Location, Retry-After, {RESUME}",
 }
 _PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-OpenAI-Agents-SDK",
+    "Access-Control-Allow-Headers": f"Authorization, Content-Type, X-OpenAI-Agents-SDK, {RESUME}",
     "Access-Control-Max-Age": "600",
 }
 

@@ -3,11 +3,19 @@
 POST    /v1/realtime/calls               the offer, or a form of `sdp` and `session` -> 201, the answer, Location
 POST    /v1/realtime/calls/{id}/hangup   -> 200
 DELETE  /v1/realtime/calls/{id}          -> 204
+
+Ours, for a caller whose network has changed; the header `Parley-Resume` comes with the 201, and is sent back here:
+
+POST    /v1/realtime/calls/{id}/resume   an offer -> 200, the answer; 404 if there is no such call (any more)
+
+An offer of the connection that the call has, with new ICE credentials, restarts ICE on it; any other one is a new
+connection, which takes the place of the old one once it stands.
 """
 
 import asyncio
 import logging
 import re
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +26,11 @@ from media_server.errors import BadRequestError, NotFoundError, UnsupportedError
 from media_server.events import Settings, merge_settings
 from media_server.protocol.realtime_fields import read_json
 from media_server.protocol.realtime_session import parse_session
+from media_server.session.media import Restartable
 from media_server.session.session import Session
 from media_server.transport.webrtc.offer import check_offer
 from signaling.house import HOUSE, House
+from signaling.middleware import RESUME
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +60,7 @@ def add_routes(app: web.Application) -> None:
     """Add the routes of calls."""
     app.router.add_post(CALLS, _create_call)
     app.router.add_post(f"{CALLS}/{{call_id}}/hangup", _hang_up)
+    app.router.add_post(f"{CALLS}/{{call_id}}/resume", _resume_call)
     app.router.add_delete(f"{CALLS}/{{call_id}}", _delete_call)
 
 
@@ -66,8 +77,51 @@ async def _create_call(request: web.Request) -> web.Response:
         status=201,
         text=answer,
         content_type="application/sdp",
-        headers={"Location": f"{CALLS}/{session.id}"},
+        headers={"Location": f"{CALLS}/{session.id}", RESUME: session.resume_token},
     )
+
+
+async def _resume_call(request: web.Request) -> web.Response:
+    house = request.app[HOUSE]
+    session = _find_call(request, house)
+    if request.content_type != "application/sdp":
+        raise UnsupportedError(f"Content-Type: found {request.content_type[:80]!r}, wanted application/sdp")
+    offer = check_offer(_text(await _read_body(request, house.body_limit_s), "sdp"))
+    media = session.media
+    answer = await media.restart(offer) if isinstance(media, Restartable) else None
+    if answer is not None:
+        logger.info("%s: ICE restarted from %s", session.id, request.remote)
+    else:
+        answer = await _connect_anew(house, session, offer)
+        logger.info("%s: called anew from %s", session.id, request.remote)
+    return web.Response(text=answer, content_type="application/sdp")
+
+
+def _find_call(request: web.Request, house: House) -> Session:
+    """Return the call that a request may resume. A wrong token is told as a wrong id is: neither can be guessed."""
+    call_id = request.match_info["call_id"]
+    token = request.headers.get(RESUME, "").encode("utf-8", "surrogateescape")
+    session = house.manager.find(call_id)
+    if session is None or not secrets.compare_digest(session.resume_token.encode(), token):
+        raise NotFoundError(f"there is no call {call_id[:80]!r} with this {RESUME}", param="call_id")
+    return session
+
+
+async def _connect_anew(house: House, session: Session, offer: str) -> str:
+    """Answer the offer and give the call the new connection; if that fails, the call stays as it was."""
+    if house.state == "stopping":
+        raise NotFoundError(f"the call {session.id} is ending", param="call_id")
+    peer = house.make_peer(session.attach_channel)
+    attached = False
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            answer = await peer.answer(offer)
+        session.attach_media(peer)
+        attached = True
+    finally:
+        if not attached:
+            await peer.close()
+    return answer
 
 
 async def _hang_up(request: web.Request) -> web.Response:
@@ -124,12 +178,7 @@ async def _read_request(request: web.Request, body_limit_s: float) -> _CallReque
     kind = request.content_type
     if kind not in {"application/sdp", "multipart/form-data"}:
         raise UnsupportedError(f"Content-Type: found {kind[:80]!r}, wanted application/sdp or multipart/form-data")
-    try:
-        async with asyncio.timeout(body_limit_s):
-            body = await request.read()
-    except TimeoutError:
-        message = f"the body did not arrive within {body_limit_s:g} s"
-        raise BadRequestError(message, reason="body_too_slow") from None
+    body = await _read_body(request, body_limit_s)
     if kind == "application/sdp":
         return _CallRequest(_text(body, "sdp"), {})
     parts = _read_form(request.headers["Content-Type"], body)
@@ -137,6 +186,15 @@ async def _read_request(request: web.Request, body_limit_s: float) -> _CallReque
         found = ", ".join(parts)[:80] or "none"
         raise BadRequestError(f"form parts: found {found}, wanted 'sdp' and, if you like, 'session'", param="sdp")
     return _CallRequest(_text(parts["sdp"], "sdp"), _read_session(_text(parts.get("session", b"{}"), "session")))
+
+
+async def _read_body(request: web.Request, body_limit_s: float) -> bytes:
+    try:
+        async with asyncio.timeout(body_limit_s):
+            return await request.read()
+    except TimeoutError:
+        message = f"the body did not arrive within {body_limit_s:g} s"
+        raise BadRequestError(message, reason="body_too_slow") from None
 
 
 def _read_form(content_type: str, body: bytes) -> dict[str, bytes]:

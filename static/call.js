@@ -2,17 +2,22 @@
 //
 //   new        open() asks for the microphone, sends the offer and waits for the data channel
 //   open       send() takes wire events; what comes in goes to listeners.event
+//   troubled   the network changed or the connection was lost: listeners.troubled(true); the call brings itself back,
+//              first by an ICE restart, then over another connection; listeners.troubled(false): it is open again
 //   closed     by hangUp(), or listeners.closed(reason) told why: "ended" by the server, or "lost"
 
 const CALLS_PATH = "v1/realtime/calls"; // relative, so that the page works behind a path prefix too
 const ICE_SERVERS_PATH = "v1/realtime/ice_servers";
+const RESUME_HEADER = "Parley-Resume"; // the token of a call, from a server that lets it be resumed
 const OPEN_LIMIT_MS = 15000;
 const HEARTBEAT_LIMIT_MS = 3000; // parley.levels comes five times a second
+const RESUME_PAUSES_MS = [0, 0, 2000, 4000, 8000]; // before each try; the server waits for about 28 s in all
+const RESUME_LIMIT_MS = 4000; // of each try
 const RETRY_AFTER_S = 5; // where a 503 does not say
 
 const SOUND = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 
-/** Why a call could not be placed, or a microphone not opened. `code` is a key of PROBLEMS in parley.js, "hung_up" or "overtaken". */
+/** Why a call could not be placed, or a microphone not opened. `code` is a key of PROBLEMS in parley.js, "hung_up", "overtaken" or "over". */
 export class CallError extends Error {
   constructor(code, message, retryAfterS = null) {
     super(message);
@@ -33,9 +38,14 @@ export class Call {
   #listeners;
   #speaker;
   #peer = null;
+  #stale = []; // connections that another one is to replace: closed, one would say goodbye to the call
+  #farEnd = ""; // the fingerprint of the server's side of the connection
   #channel = null;
   #sender = null; // of the microphone, or of silence
   #path = null;
+  #token = null; // to resume the call with; null: the server knows of no such thing
+  #opened = false;
+  #troubled = false;
   #key = "";
   #closed = false;
   #abort = new AbortController();
@@ -48,12 +58,17 @@ export class Call {
   #heartbeatMs = null;
   #watch = 0;
 
-  /** listeners: event(wireEvent), closed(reason), microphoneLost(). speaker: the <audio> element. */
+  /** listeners: event(wireEvent), troubled(whether), closed(reason), microphoneLost(). speaker: the <audio> element. */
   constructor(speaker, listeners) {
     this.#speaker = speaker;
     this.#listeners = listeners;
     this.#callerMeter = new Meter(this.#context);
     this.#agentMeter = new Meter(this.#context);
+  }
+
+  /** Whether the call is open, but without a connection that works. */
+  get troubled() {
+    return this.#troubled;
   }
 
   get hasMicrophone() {
@@ -65,13 +80,15 @@ export class Call {
     this.#key = key;
     try {
       if (microphone) await this.#openMicrophone(deviceId ? { deviceId } : {});
-      await this.#connect();
+      await this.#connect(OPEN_LIMIT_MS);
     } catch (error) {
       const wanted = !this.#closed;
       this.hangUp();
       throw wanted ? error : hungUp();
     }
+    this.#opened = true;
     this.#watch = setInterval(() => this.#checkHeartbeat(), 500);
+    this.#watchNetwork();
   }
 
   send(event) {
@@ -102,6 +119,7 @@ export class Call {
     clearInterval(this.#watch);
     this.#abort.abort();
     if (this.#path) this.#leave();
+    this.#closeStale();
     this.#peer?.close();
     stop(this.#microphone);
     this.#speaker.srcObject = null;
@@ -150,33 +168,43 @@ export class Call {
     return this.#context.createMediaStreamDestination().stream.getAudioTracks()[0];
   }
 
-  async #connect() {
+  /** Make a connection, the first or another one. */
+  async #connect(limitMs) {
+    if (this.#peer) this.#stale.push(this.#peer);
     const peer = (this.#peer = new RTCPeerConnection({ bundlePolicy: "max-bundle" }));
     const track = this.#microphone?.getAudioTracks()[0] ?? this.#silence();
     this.#sender = peer.addTrack(track, this.#microphone ?? new MediaStream([track]));
     peer.ontrack = ({ track, streams }) => this.#play(streams[0] ?? new MediaStream([track]));
     peer.onconnectionstatechange = () => {
-      if (peer.connectionState === "failed") this.#close("lost");
+      if (peer !== this.#peer) return;
+      if (peer.connectionState === "failed") this.#recover("lost");
+      if (peer.connectionState === "disconnected") this.#renew();
     };
-    await Promise.all([this.#openChannel(peer), this.#negotiate(peer)]);
+    await Promise.all([this.#openChannel(peer, limitMs), this.#negotiate(peer)]);
   }
 
-  #openChannel(peer) {
-    this.#channel = peer.createDataChannel("oai-events");
-    this.#channel.onmessage = ({ data }) => this.#receive(data);
-    this.#channel.onclose = () => this.#close("ended");
+  #openChannel(peer, limitMs) {
+    const channel = (this.#channel = peer.createDataChannel("oai-events"));
+    channel.onmessage = ({ data }) => this.#receive(data);
+    channel.onclose = () => {
+      // Either the server has ended the call, or it believes that we are gone: asked to go on, it tells which.
+      if (channel === this.#channel) this.#recover("ended");
+    };
     return new Promise((resolve, reject) => {
       const fail = () => reject(new CallError(this.#path ? "no_media" : "unreachable", "the data channel did not open"));
-      const limit = setTimeout(fail, OPEN_LIMIT_MS);
+      const limit = setTimeout(fail, limitMs);
       this.#abort.signal.addEventListener("abort", fail);
-      this.#channel.onopen = () => resolve(clearTimeout(limit));
+      channel.onopen = () => resolve(clearTimeout(limit));
     });
   }
 
   async #negotiate(peer) {
     peer.setConfiguration({ ...peer.getConfiguration(), iceServers: await this.#iceServers() });
     await peer.setLocalDescription();
-    const answer = await this.#exchange(peer.localDescription.sdp);
+    const offer = peer.localDescription.sdp;
+    const answer = this.#path ? await this.#resume(offer) : await this.#exchange(offer);
+    this.#farEnd = fingerprint(answer);
+    this.#closeStale();
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
   }
 
@@ -201,8 +229,109 @@ export class Call {
     }
     if (response.status !== 201) throw await refusal(response);
     this.#path = `${CALLS_PATH}/${response.headers.get("Location").split("/").pop()}`;
+    this.#token = response.headers.get(RESUME_HEADER);
     if (this.#closed) this.#leave();
     return response.text();
+  }
+
+  /** Offer the server to go on with the call; return its answer. Throws CallError; "over" if there is no such call any more. */
+  async #resume(offer) {
+    const headers = { ...this.#headers, "Content-Type": "application/sdp", [RESUME_HEADER]: this.#token };
+    let response;
+    try {
+      const signal = AbortSignal.timeout(RESUME_LIMIT_MS);
+      response = await fetch(`${this.#path}/resume`, { method: "POST", headers, body: offer, signal });
+    } catch (error) {
+      throw new CallError("unreachable", error.message);
+    }
+    if (response.status === 404) throw new CallError("over", "the call is over");
+    if (!response.ok) throw await refusal(response);
+    return response.text();
+  }
+
+  #closeStale() {
+    for (const peer of this.#stale.splice(0)) peer.close();
+  }
+
+  /** Bring the call back. `otherwise`: what listeners.closed is told where the server has ended the call. */
+  async #recover(otherwise) {
+    if (this.#closed || this.#troubled) return;
+    if (this.#token === null || !this.#opened) {
+      this.#close(otherwise);
+      return;
+    }
+    this.#troubled = true;
+    this.#listeners.troubled(true);
+    for (const [n, pauseMs] of RESUME_PAUSES_MS.entries()) {
+      await this.#pause(pauseMs);
+      if (this.#closed) return;
+      const begunMs = performance.now();
+      try {
+        if (n === 0 && this.#channel.readyState === "open") await this.#restart();
+        else await this.#connect(RESUME_LIMIT_MS);
+        await this.#beat(begunMs);
+      } catch (error) {
+        if (this.#closed) return;
+        if (error.code === "over") break;
+        otherwise = "lost";
+        continue;
+      }
+      this.#troubled = false;
+      this.#listeners.troubled(false);
+      return;
+    }
+    this.#close(otherwise);
+  }
+
+  /** Change the addresses of the connection, and nothing else of it. Throws if the server has no such connection any more. */
+  async #restart() {
+    const peer = this.#peer;
+    peer.restartIce();
+    await peer.setLocalDescription();
+    const answer = await this.#resume(peer.localDescription.sdp);
+    if (fingerprint(answer) !== this.#farEnd) throw new CallError("no_media", "the server wants another connection");
+    await peer.setRemoteDescription({ type: "answer", sdp: answer });
+  }
+
+  /** Wait for a heartbeat that came after `sinceMs`. */
+  #beat(sinceMs) {
+    return new Promise((resolve, reject) => {
+      const look = setInterval(() => {
+        const beaten = this.#heartbeatMs !== null && this.#heartbeatMs > sinceMs;
+        if (!beaten && !this.#closed && performance.now() - sinceMs < RESUME_LIMIT_MS) return;
+        clearInterval(look);
+        if (beaten) resolve();
+        else reject(new CallError("no_media", "nothing came over the connection"));
+      }, 100);
+    });
+  }
+
+  /** Wait; not longer than until the browser has a network again, or the call is hung up. */
+  #pause(ms) {
+    return new Promise((resolve) => {
+      setTimeout(resolve, ms);
+      addEventListener("online", resolve, { once: true, signal: this.#abort.signal });
+      this.#abort.signal.addEventListener("abort", resolve);
+    });
+  }
+
+  /** Where the browser tells of another network, the connection need not break first. */
+  #watchNetwork() {
+    const { signal } = this.#abort;
+    addEventListener("online", () => this.#renew(), { signal });
+    let type = navigator.connection?.type; // of mobile browsers; "change" also tells of mere estimates of speed
+    navigator.connection?.addEventListener(
+      "change",
+      () => {
+        if (type !== navigator.connection.type && navigator.connection.type !== "none") this.#renew();
+        type = navigator.connection.type;
+      },
+      { signal },
+    );
+  }
+
+  #renew() {
+    if (this.#token !== null && this.#opened) this.#recover("lost");
   }
 
   get #headers() {
@@ -225,7 +354,7 @@ export class Call {
 
   /** A server without the heartbeat is trusted: its peer connection tells when it is gone. */
   #checkHeartbeat() {
-    if (this.#heartbeatMs !== null && performance.now() - this.#heartbeatMs > HEARTBEAT_LIMIT_MS) this.#close("lost");
+    if (this.#heartbeatMs !== null && performance.now() - this.#heartbeatMs > HEARTBEAT_LIMIT_MS) this.#recover("lost");
   }
 
   #close(reason) {
@@ -266,6 +395,11 @@ class Meter {
 
 function hungUp() {
   return new CallError("hung_up", "the caller hung up");
+}
+
+/** Return what a description says of the other side's identity. */
+function fingerprint(sdp) {
+  return /^a=fingerprint:(.*)$/m.exec(sdp)?.[1].trim();
 }
 
 function stop(stream) {

@@ -256,7 +256,9 @@ function addItem(conversation, { item, previous_item_id }) {
   const text = item.content.map((part) => part.text ?? part.transcript ?? "").join("");
   if (aloud) change(shown, { aloud });
   if (shown.role === "caller" && !aloud && text) change(shown, { text, status: "final" });
+  if (shown.role === "caller" && aloud && text) change(shown, { stable: text, tail: "", status: "final" });
   if (shown.role === "agent" && shown.text === "" && text) change(shown, { text });
+  if (shown.role === "agent" && shown.cutOff) settle(shown, item.status, text);
   return place(conversation, shown, previous_item_id);
 }
 
@@ -291,6 +293,12 @@ function repliedIn(conversation, responseId) {
 /** heard: null as long as the server has not told. What is not spoken is read: all of it. */
 function cut(item, heard) {
   change(item, { status: "interrupted", heard: item.aloud ? heard : item.text });
+}
+
+/** The server tells how a reply ended whose end did not reach us. */
+function settle(item, status, text) {
+  if (status === "completed") change(item, { text, status: "done", heard: null, spoken: Infinity, cutOff: false });
+  if (status === "incomplete") cut(item, text);
 }
 
 function unfinished(item) {

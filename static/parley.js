@@ -22,6 +22,7 @@ const NOTICE_MS = 7000;
 const THINKING_LIMIT_MS = 8000; // after that, "listening" is nearer to the truth than "thinking"
 const CAPTIONS = 6;
 const DOUBLE_CLICK_MS = 400;
+const RETRIES = 5; // by itself, where a server takes no call now; each after twice the pause of the one before
 
 const HEADLINES = {
   idle: "Ready when you are",
@@ -38,7 +39,7 @@ const HEADLINES = {
 const HINTS = {
   idle: "Speak as you would to a person. Interrupt whenever you like.",
   connecting: "Your browser may ask for the microphone.",
-  reconnecting: "The connection was lost. Calling again.",
+  reconnecting: "The connection was lost. Bringing the call back.",
   ended: "Call again whenever you like.",
 };
 const HINT_IN_CALL = "Say hello. You can interrupt at any time.";
@@ -72,8 +73,8 @@ const PROBLEMS = {
     text: "Open this page over https or on localhost, or go on without a microphone.",
     textOnly: true,
   },
-  server_full: { title: "All lines are busy", text: "There is no room for another call just now." },
-  not_ready: { title: "The server is warming up", text: "Its engines are not ready yet." },
+  server_full: { title: "All lines are busy", text: "There is no room for another call just now.", retry: "Call again" },
+  not_ready: { title: "The server is warming up", text: "Its engines are not ready yet.", retry: "Call again" },
   unauthorized: { title: "This server asks for a key", text: "Its operator can give you one.", key: true },
   unreachable: { title: "The server cannot be reached", text: "Check your network, then call again.", retry: "Call again" },
   refused: { title: "The server did not take the call", text: "", retry: "Call again" },
@@ -104,7 +105,8 @@ const state = {
   startedMs: null,
   lastedMs: null,
   awaitingSinceMs: null,
-  mayRetry: false, // a lost connection is called again once, by itself
+  mayRetry: false, // a call that could not be brought back is called again once, by itself
+  retries: 0, // how often the page has called again by itself since the caller last did
   problem: null, // {code, detail, retryAtMs, microphone: whether the call was one with a microphone}
   notices: [], // {text, untilMs}
   awake: null, // promise of a wake lock, or of null
@@ -121,15 +123,17 @@ let eventCount = 0;
 
 // --- calling ---------------------------------------------------------------------------------------------------------
 
-async function placeCall({ microphone = true, again = false } = {}) {
+async function placeCall({ microphone = true, again = false, retries = 0 } = {}) {
   if (state.call) return;
   const call = new Call(page.speaker, {
     event: (event) => receive(call, event),
+    troubled: (troubled) => bringBack(call, troubled),
     closed: (reason) => finish(call, reason),
     microphoneLost: () => notify("The microphone went away. You can still type, or choose another one."),
   });
   call.muted = again && state.muted;
-  Object.assign(state, { call, phase: again ? "reconnecting" : "connecting", problem: null, lastedMs: null, following: true });
+  Object.assign(state, { call, retries, phase: again ? "reconnecting" : "connecting" });
+  Object.assign(state, { problem: null, lastedMs: null, following: true });
   if (!again) Object.assign(state, { mayRetry: true, muted: false, turnedMs: performance.now(), notices: [] });
   draw();
   try {
@@ -139,7 +143,7 @@ async function placeCall({ microphone = true, again = false } = {}) {
     return;
   }
   startCall(state.conversation, again ? "Reconnected" : "New call");
-  Object.assign(state, { phase: "open", startedMs: performance.now() });
+  Object.assign(state, { retries: 0, phase: "open", startedMs: performance.now() });
   for (const text of state.queue.splice(0)) say(text);
   keepAwake();
   refreshMicrophones();
@@ -147,8 +151,16 @@ async function placeCall({ microphone = true, again = false } = {}) {
 }
 
 /** Call once more as the caller did: who only typed is not listened to. */
-function retry() {
-  placeCall({ microphone: state.problem.microphone });
+function retry(retries = 0) {
+  placeCall({ microphone: state.problem.microphone, retries });
+}
+
+/** The connection of a call is lost, or is back. */
+function bringBack(call, troubled) {
+  if (state.call !== call) return;
+  state.phase = troubled ? "reconnecting" : "open";
+  if (!troubled) for (const text of state.queue.splice(0)) say(text);
+  draw();
 }
 
 function hangUp() {
@@ -159,7 +171,7 @@ function hangUp() {
 function finish(call, reason) {
   if (!call || state.call !== call) return;
   const hadMicrophone = call.hasMicrophone;
-  const wasOpen = state.phase === "open";
+  const wasOpen = state.phase === "open" || call.troubled;
   call.hangUp();
   state.awake?.then((lock) => lock?.release());
   endCall(state.conversation);
@@ -178,7 +190,8 @@ function finish(call, reason) {
 function fail(reason, error, microphone) {
   finish(state.call, "failed");
   const code = reason in PROBLEMS ? reason : "failed";
-  const retryAtMs = error.retryAfterS ? performance.now() + error.retryAfterS * 1000 : null;
+  const waits = error.retryAfterS && state.retries < RETRIES;
+  const retryAtMs = waits ? performance.now() + error.retryAfterS * 1000 * 2 ** state.retries : null;
   if (retryAtMs === null) giveBack(); // else it is sent when the call succeeds
   state.problem = { code, detail: error.message, retryAtMs, microphone };
   draw();
@@ -212,6 +225,8 @@ function keepAwake() {
 function receive(call, event) {
   if (state.call !== call) return;
   if (event.type === "parley.levels") return; // a heartbeat: call.js counts it, nothing here changes
+  // On another connection the items so far follow; what was under way on the one before is over.
+  if (event.type === "session.created" && call.troubled) endCall(state.conversation);
   apply(state.conversation, event);
   if (event.type === "input_audio_buffer.speech_stopped") state.awaitingSinceMs = performance.now();
   if (event.type === "response.done") finishReply(event.response);
@@ -379,7 +394,7 @@ function drawControls(calling) {
   const ends = calling || waiting();
   page.call.classList.toggle("hangup", ends);
   page.call.setAttribute("aria-keyshortcuts", ends ? "Escape" : state.phase === "idle" ? "Space" : "");
-  setText(page["call-label"], ends ? (open ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
+  setText(page["call-label"], ends ? (open || state.call?.troubled ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
   page["call-icon"].setAttribute("href", ends ? "#icon-hangup" : "#icon-phone");
   page.mute.hidden = !open;
   if (off) page.mute.removeAttribute("aria-pressed");
@@ -548,7 +563,7 @@ function escape(target) {
 }
 
 function tick() {
-  if (waiting() && performance.now() >= state.problem.retryAtMs) retry();
+  if (waiting() && performance.now() >= state.problem.retryAtMs) retry(state.retries + 1);
   if (state.call || state.problem || state.notices.length > 0) draw();
 }
 
@@ -561,7 +576,7 @@ page.typing.addEventListener("submit", (event) => {
   page.text.value = "";
   if (text) say(text);
 });
-page["problem-retry"].addEventListener("click", retry);
+page["problem-retry"].addEventListener("click", () => retry());
 page["problem-text-only"].addEventListener("click", () => placeCall({ microphone: false }));
 page["problem-dismiss"].addEventListener("click", dismissProblem);
 page["key-form"].addEventListener("submit", (event) => {

@@ -4,6 +4,7 @@
         spoken_s = await client.play(pcm)                                   the loop time of the last sample sent
         reply = await client.wait_for(is_type("response.done"), timeout_s=20)
         first_sound_s = client.ear.first_sound_s(spoken_s)
+        await client.resume()                                               the network has changed, the call goes on
 
 Whoever leaves the block has hung up.
 """
@@ -39,7 +40,13 @@ from media_server.caller.ear import Ear
 from media_server.caller.microphone import Microphone
 from media_server.caller.shapes import error_message, find_fault
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
-from media_server.transport.webrtc.aiortc_private import AIORTC_ERRORS, gather_on, take_over_receiver
+from media_server.transport.webrtc.aiortc_private import (
+    AIORTC_ERRORS,
+    end_connecting,
+    gather_on,
+    hold_connecting,
+    take_over_receiver,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +55,7 @@ CONNECT_TIMEOUT_S = 15.0
 
 _HANGUP_TIMEOUT_S = 5.0
 _CHANNEL = "oai-events"
+_RESUME = "Parley-Resume"
 
 WireEvent = dict[str, Any]
 
@@ -123,8 +131,7 @@ class CallClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connect_timeout_s = connect_timeout_s
         self._relay_only = relay_only
-        self._ice_servers: list[RTCIceServer] = []
-        self._microphone = Microphone()
+        self._resume_token = ""
         self._news = asyncio.Event()
         self._ended = False
         self._failure: Exception | None = None
@@ -139,20 +146,8 @@ class CallClient:
             PeerGoneError: nobody answers there, or no connection came about.
         """
         self._http = aiohttp.ClientSession(headers=self._headers)
-        self._peer = RTCPeerConnection(
-            RTCConfiguration(
-                iceServers=self._ice_servers,  # read by aiortc when the track is added: `_connect` fills it before
-                iceTransportPolicy=RTCIceTransportPolicy.RELAY if self._relay_only else RTCIceTransportPolicy.ALL,
-                bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
-            )
-        )
-        self._peer.on("connectionstatechange", self._note_connection)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await self._connect()
-        except TimeoutError:
-            await self.hang_up()
-            raise PeerGoneError(f"{self.url}: no connection within {self._connect_timeout_s:g} s") from None
+            await self._connect()
         except BaseException:
             await self.hang_up()
             raise
@@ -228,6 +223,30 @@ class CallClient:
         while len(self.received) <= after and not self._ended:
             await self._news.wait()
 
+    async def resume(self) -> None:
+        """Go on with the same call over a new connection: the network has changed, or the old one was lost.
+
+        What was being said is not: `play` raises PeerGoneError. Events go on in `received`, with those that show the
+        conversation so far; cancellation leaves the call without a connection, until it is resumed or hung up.
+
+        Raises:
+            ClientError: there is no such call any more, or the server knows of no resuming.
+            PeerGoneError: nobody answers there, or no connection came about.
+        """
+        if not self._resume_token:
+            raise ClientError(f"{self.url}: the server gave no {_RESUME} with the call")
+        old, connecting = self._peer, self._connecting
+        self._microphone.stop()
+        self.ear.begin_stream()
+        try:
+            await self._connect()
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            await end_connecting(connecting)
+            await old.close()
+
     async def hang_up(self) -> None:
         """End the call: tell the server, then close. Safe to call twice."""
         if self._ended and self._http.closed:
@@ -241,6 +260,7 @@ class CallClient:
                     async with self._http.post(f"{self.location}/hangup", timeout=timeout):
                         pass
         finally:
+            await end_connecting(self._connecting)
             await self._peer.close()
             await self._http.close()
         if self._failure is not None:
@@ -248,28 +268,53 @@ class CallClient:
             raise failure
 
     async def _connect(self) -> None:
+        """Make a connection, the first or another one.
+
+        Raises:
+            ClientError: the server refuses it.
+            PeerGoneError: nobody answers there, or none came about.
+        """
+        ice_servers: list[RTCIceServer] = []
+        self._peer = peer = RTCPeerConnection(
+            RTCConfiguration(
+                iceServers=ice_servers,  # read by aiortc when the track is added: `_negotiate` fills it before
+                iceTransportPolicy=RTCIceTransportPolicy.RELAY if self._relay_only else RTCIceTransportPolicy.ALL,
+                bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
+            )
+        )
+        self._connecting = hold_connecting(peer)
+        self._microphone = Microphone()
+        self._ended = False
+        peer.on("connectionstatechange", lambda: self._note_connection(peer))
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                ice_servers += await self._ask_ice_servers()
+                await self._negotiate(peer)
+        except TimeoutError:
+            raise PeerGoneError(f"{self.url}: no connection within {self._connect_timeout_s:g} s") from None
+
+    async def _negotiate(self, peer: RTCPeerConnection) -> None:
         loop = asyncio.get_running_loop()
-        self._ice_servers += await self._ask_ice_servers()
         # The track comes before the channel: aiortc 1.16 closes the shared transport of a channel that came first
         # (rtcpeerconnection.py `setRemoteDescription`, where `_bundled` is false).
-        self._peer.addTrack(self._microphone)
-        transceiver = self._peer.getTransceivers()[0]
+        peer.addTrack(self._microphone)
+        transceiver = peer.getTransceivers()[0]
         codecs = RTCRtpSender.getCapabilities("audio").codecs
         transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
-        self._channel: RTCDataChannel = self._peer.createDataChannel(_CHANNEL)
+        self._channel: RTCDataChannel = peer.createDataChannel(_CHANNEL)
         self._channel.on("message", self._take_message)
-        self._channel.on("close", self._end)
+        self._channel.on("close", lambda: self._end_of(peer))
         self._channel.on("open", self._tell)
-        take_over_receiver(transceiver, self._hear)
+        take_over_receiver(transceiver, lambda packet: self._hear(peer, packet))
         loopback = await _loopback_of(urlsplit(self.url).hostname or "")
         if loopback and not self._relay_only:
             await gather_on(transceiver, loopback)
-        await self._peer.setLocalDescription(await self._peer.createOffer())
+        await peer.setLocalDescription(await peer.createOffer())
         self._offered_s = loop.time()
-        answer = await self._post_offer(self._peer.localDescription.sdp)
+        answer = await self._post_offer(peer.localDescription.sdp)
         self.setup.answer_ms = self._since_offer_ms()
         try:
-            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
+            await peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
         except AIORTC_ERRORS as error:
             raise PeerGoneError(f"{self.url}: answered with what is no SDP answer: {answer[:80]!r}") from error
         while self._channel.readyState != "open":
@@ -294,24 +339,33 @@ class CallClient:
 
     async def _post_offer(self, sdp: str) -> str:
         body: Any
-        if self._session is None:
+        where = f"{self.url}/v1/realtime/calls"
+        if self.location:
+            where = f"{self.location}/resume"
+            body, headers = sdp, {"Content-Type": "application/sdp", _RESUME: self._resume_token}
+        elif self._session is None:
             body, headers = sdp, {"Content-Type": "application/sdp"}
         else:
             fields = {"sdp": sdp, "session": json.dumps(self._session)}
             body, headers = aiohttp.FormData(fields, default_to_multipart=True), {}
         try:
-            async with self._http.post(f"{self.url}/v1/realtime/calls", data=body, headers=headers) as answer:
+            async with self._http.post(where, data=body, headers=headers) as answer:
                 text = await answer.text(errors="replace")
                 if answer.status >= 400:
                     raise _refusal(self.url, answer.status, answer.headers.get("Retry-After", ""), text)
+                if self.location:
+                    return text
                 # Only the id is taken: a proxy that strips a path from our requests does not put it into the answers.
                 call_id = answer.headers.get("Location", "").rstrip("/").rpartition("/")[2]
                 self.location = f"{self.url}/v1/realtime/calls/{call_id}" if call_id else ""
+                self._resume_token = answer.headers.get(_RESUME, "")
                 return text
         except (aiohttp.ClientError, OSError) as error:
             raise PeerGoneError(f"{self.url}: nobody answers there: {error}") from error
 
-    def _hear(self, packet: RtpSound) -> None:
+    def _hear(self, peer: RTCPeerConnection, packet: RtpSound) -> None:
+        if peer is not self._peer:
+            return
         now_s = asyncio.get_running_loop().time()
         if self.setup.first_packet_ms is None:
             self.setup.first_packet_ms = self._since_offer_ms()
@@ -338,11 +392,16 @@ class CallClient:
             self._failure = error
             self._end()
 
-    def _note_connection(self) -> None:
-        state = self._peer.connectionState
+    def _note_connection(self, peer: RTCPeerConnection) -> None:
+        state = peer.connectionState
         if state == "connected" and self.setup.connected_ms is None:
             self.setup.connected_ms = self._since_offer_ms()
         elif state in {"failed", "closed"}:
+            self._end_of(peer)
+
+    def _end_of(self, peer: RTCPeerConnection) -> None:
+        """The connection has ended, and with it the call, if no other one has taken its place."""
+        if peer is self._peer:
             self._end()
 
     def _end(self) -> None:

@@ -58,6 +58,10 @@ class Ear:
         self._sequence: int | None = None
         self._next_ticks = 0
 
+    def begin_stream(self) -> None:
+        """Expect packets with numbers of their own from now on: another connection carries the call."""
+        self._sequence = None
+
     def hear(self, payload: bytes, sequence: int, timestamp: int, at_s: float) -> None:
         """Take one RTP packet: its payload, sequence number (16 bits), timestamp (32 bits) and loop time of arrival."""
         if not payload:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from media_server.conversation import Transcript
 from media_server.dialogue.endpointing import Milestone
 from media_server.events import Channel, Command, DigitPressed
+from media_server.session.media import Connection
 from media_server.session.utterance import Utterance
 
 LIMIT = 256
@@ -103,6 +104,22 @@ class ChannelClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """A media stands, and waits to be admitted."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A media has ended; `goodbye`: the caller meant it to."""
+
+    connection: Connection
+    reason: str
+    goodbye: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SilenceReached:
     """The first silent packet after a cut went out, at `at_s`."""
 
@@ -138,6 +155,8 @@ Happening: TypeAlias = (
     | Asked
     | ChannelOpened
     | ChannelClosed
+    | Connected
+    | Disconnected
     | SilenceReached
     | DigitPressed
     | GreetingDue

@@ -28,6 +28,9 @@ class Neighbours(Protocol):
     def call_prefix(self) -> str:
         """Return how the ids of our own calls begin."""
 
+    def take_place(self, calls: int, limit: int) -> bool:
+        """Tell them of `calls` here, one more than before, unless all together then have more than `limit`."""
+
     def note_calls(self, calls: int) -> None:
         """Tell them how many calls there are here."""
 
@@ -78,7 +81,7 @@ class SessionManager:
             ServerFullError: all places are taken.
         """
         limit = self._config.server.max_calls
-        if len(self._calls) + self.calls_elsewhere >= limit:
+        if not self._take_place(limit):
             self._metrics.count("calls_refused_total")
             raise ServerFullError(
                 f"all places are taken (server.max_calls = {limit})", retry_after_s=self._config.server.retry_after_s
@@ -129,6 +132,10 @@ class SessionManager:
                 call.task.cancel()
                 await asyncio.wait([call.task], timeout=HANG_UP_LIMIT_S)
         return True
+
+    def _take_place(self, limit: int) -> bool:
+        calls = len(self._calls) + 1
+        return calls <= limit if self._neighbours is None else self._neighbours.take_place(calls, limit)
 
     def _count(self) -> None:
         self._metrics.gauge("calls_active", len(self._calls))

@@ -62,6 +62,9 @@ logger = logging.getLogger(__name__)
 STUCK_AFTER_S = 1.0
 """A reply that was cancelled so long ago and has not ended has an engine that hangs."""
 
+SIGN_OF_LIFE_MS = 200
+"""Who was there so shortly before the end of a reply has heard it: signs of life come late at times, as packets do."""
+
 FLOORS_KEPT = 20
 """A client may truncate one of so many last replies; an older one was heard long ago."""
 
@@ -119,6 +122,7 @@ class Replies:
         self._start = start
         self._entries: dict[str, _Entry] = {}
         self._floors: dict[str, Floor] = {}
+        self._sounded_s: dict[str, float] = {}  # item -> when its first packet went out
 
     # --- what the agent is doing ---
 
@@ -257,6 +261,7 @@ class Replies:
         if entry is None:
             return False
         entry.sounded = True
+        self._sounded_s[entry.reply.item_id] = asyncio.get_running_loop().time()
         self._publish(PlayoutStarted(reply_id))
         self._publish(TurnMeasured(reply_id, entry.reply.stopwatch.latency()))
         return True
@@ -378,13 +383,34 @@ class Replies:
         self._publish(ItemTruncated(item_id, audio_end_ms, item.text))
         return True
 
+    def forget_after(self, heard_s: float) -> bool:
+        """Cut the memory of all that was spoken after the loop time `heard_s`: the caller was gone by then.
+
+        Returns:
+            Whether nothing of the last reply was heard.
+        """
+        nothing_heard = False
+        for item_id, begun_s in self._sounded_s.items():
+            floor, item = self._floors.get(item_id), self._conversation.find(item_id)
+            if floor is None or not isinstance(item, SpokenMessage):
+                continue
+            heard_ms = max(0, int((heard_s - begun_s) * 1000))
+            nothing_heard = False
+            if heard_ms + SIGN_OF_LIFE_MS < floor.written_samples * 1000 // self._playout.rate_hz:
+                self.truncate(item_id, heard_ms)
+                item = self._conversation.find(item_id)
+                nothing_heard = isinstance(item, SpokenMessage) and not item.text
+        return nothing_heard
+
     # --- telling ---
 
     def _keep_floor(self, entry: _Entry) -> None:
         if entry.reply.floor is not None:
             self._floors[entry.reply.item_id] = entry.reply.floor
             while len(self._floors) > FLOORS_KEPT:
-                del self._floors[next(iter(self._floors))]
+                oldest = next(iter(self._floors))
+                del self._floors[oldest]
+                self._sounded_s.pop(oldest, None)
 
     def _live(self, reply_id: str) -> _Entry | None:
         entry = self._entries.get(reply_id)

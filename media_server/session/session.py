@@ -2,7 +2,7 @@
 
 Its tasks, all children of one TaskGroup:
 
-    media       the transport: sound in, sound out; its end is the end of the call
+    media       one a connection: sound in, sound out
     listen      the ear: milestones of the caller's speech
     transcribe  one an utterance: words
     reply       one a reply: think, speak, follow
@@ -14,15 +14,23 @@ What happens to a turn of the caller:
 
     noticed -> (duck) -> likely -> recognise -> BeginTurn: speech_started -> ... -> EndTurn: speech_stopped, committed,
     item added -> final transcript -> a reply, once neither side is speaking
+
+What happens to the call when its media does:
+
+    connecting --stands--> carried --lost--> absent --another stands--> carried
+         |                    |                '-- none within `call.resume_s`: over
+         '-- never: over      |-- another stands: the old one is closed
+                              '-- the caller says goodbye: over
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol
 
 from media_server.audio.chunk import HEARING_HZ
 from media_server.audio.levels import FLOOR_DBFS, level_dbfs
@@ -33,7 +41,7 @@ from media_server.conversation import Conversation, SpokenMessage, Transcript
 from media_server.dialogue.endpointing import EndpointingRules
 from media_server.dialogue.turn_taking import Action, Actions, Agent, TurnTaking
 from media_server.engines.protocols import Asr, Hints, Llm, Tts, Vad
-from media_server.errors import ClientError, ParleyError, PeerGoneError
+from media_server.errors import ClientError, NotFoundError, ParleyError, PeerGoneError
 from media_server.events import (
     BargeInMeasured,
     CallStarted,
@@ -61,6 +69,8 @@ from media_server.session.inbox import (
     Asked,
     ChannelClosed,
     ChannelOpened,
+    Connected,
+    Disconnected,
     GreetingDue,
     HungUp,
     Inbox,
@@ -76,6 +86,7 @@ from media_server.session.inbox import (
     Ticked,
 )
 from media_server.session.listen import Ear, transcribe
+from media_server.session.media import Connection, Entrance, Keypad, Media
 from media_server.session.replies import Replies
 from media_server.session.reply import Stopwatch
 from media_server.session.utterance import Utterance
@@ -88,27 +99,8 @@ INAUDIBLE_MS = 700
 CHANNEL_WAIT_S = 1.5
 """How long a greeting waits for somebody who reads along, once sound flows."""
 
-
-class Media(Protocol):
-    """Where sound comes from and goes to."""
-
-    @property
-    def rtt_ms(self) -> float | None:
-        """Return the round-trip time to the caller, or None where it is not known."""
-
-    async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
-        """Carry sound both ways until the far end is gone.
-
-        Raises:
-            PeerGoneError: with the reason.
-        """
-
-
-@runtime_checkable
-class Keypad(Protocol):
-    """A `Media` with keys to press."""
-
-    on_digit: Callable[[DigitPressed], None]
+ITEMS_SHOWN = 500
+"""So many of the last items are told to a new channel; it could not take many more at once."""
 
 
 class Engines(Protocol):
@@ -143,6 +135,8 @@ class Session:
     ) -> None:
         """Prepare a call; `id_prefix`: how its id begins."""
         self.id = id_prefix + secrets.token_hex(12)
+        self.resume_token = secrets.token_urlsafe(24)
+        """Who knows it may come back to the call."""
         self.settings = settings
         self.conversation = Conversation()
         self.playout = Playout(ahead_ms=config.playout.ahead_ms, duck_db=config.barge_in.duck_db)
@@ -152,7 +146,10 @@ class Session:
         self._metrics = metrics
         self._sound = LiveQueue(config.webrtc.live_queue_ms)
         self._inbox = Inbox()
-        self._media: Media | None = None
+        self._entrance = Entrance(self._sound)
+        self._connection: Connection | None = None  # the one that stands
+        self._coming: Connection | None = None  # one that connects, and will take its place
+        self._lost: tuple[float, str] | None = None  # when, and why: nobody is there
         self._channels: list[Channel] = []
         self._waiting_channels: list[Channel] = []
         self._tasks: asyncio.TaskGroup | None = None
@@ -164,6 +161,7 @@ class Session:
         self._barge_in_arrived_s = 0.0
         self._reply_due: Stopwatch | None = None
         self._greeted = False
+        self._greet_again = False  # nothing of the greeting was heard, and nothing else was said
         self._over = False  # nothing new begins: the call is ending, or a task of it has failed
         self._active_s = 0.0
         self._dropped_ms = 0.0
@@ -191,11 +189,27 @@ class Session:
 
     # --- what is attached ---
 
+    @property
+    def media(self) -> Media | None:
+        """Return what carries the sound now; None: nobody is there."""
+        return self._connection.media if self._connection is not None else None
+
     def attach_media(self, media: Media) -> None:
-        """Say where sound comes from and goes to. Once, before `run`."""
-        self._media = media
+        """Say where sound comes from and goes to: from now on, or from when it stands, if there is another.
+
+        Raises:
+            NotFoundError: the call is over; the media is not taken, and whoever made it closes it.
+        """
+        if self._over:
+            raise NotFoundError(f"the call {self.id} is over", param="call_id")
+        if self._coming is not None and self._coming.task is not None:
+            self._coming.task.cancel()
+            self._start(self._coming.media.close(), f"close {self.id}")  # a task that has not begun closes nothing
+        self._coming = Connection(media)
         if isinstance(media, Keypad):
             media.on_digit = self._inbox.post
+        if self._tasks is not None:
+            self._carry_with(self._coming)
 
     def attach_channel(self, channel: Channel) -> None:
         """Let somebody read along and ask. At any time; once the call is over, it is too late."""
@@ -221,7 +235,8 @@ class Session:
         reason = ""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._start(self._carry(), f"media {self.id}")
+                if self._coming is not None:
+                    self._carry_with(self._coming)
                 self._start(self.ear.listen(), f"listen {self.id}")
                 self._start(self._tick(begun_s), f"tick {self.id}")
                 self._start(self._wait_to_greet(), f"greet {self.id}")
@@ -242,6 +257,8 @@ class Session:
             async with AsyncExitStack() as closing:
                 for channel in self._channels:
                     closing.push_async_callback(channel.close)
+                if self._coming is not None:
+                    closing.push_async_callback(self._coming.media.close)
         return reason
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -257,14 +274,20 @@ class Session:
         if not task.cancelled() and task.exception() is not None:
             self._over = True
 
-    async def _carry(self) -> None:
-        if self._media is None:
-            return
+    def _carry_with(self, connection: Connection) -> None:
+        connection.task = self._start(self._carry(connection), f"media {self.id}")
+
+    async def _carry(self, connection: Connection) -> None:
+        media = connection.media
         try:
-            await self._media.run(self._sound, self.playout)
-            self.hang_up("the media ended")
+            await media.connect()
+            self._inbox.post(Connected(connection))
+            await media.run(await connection.admitted, self.playout)
+            self._inbox.post(Disconnected(connection, "the caller hung up", goodbye=True))
         except PeerGoneError as error:
-            self.hang_up(str(error))
+            self._inbox.post(Disconnected(connection, str(error), goodbye=False))
+        finally:
+            await media.close()
 
     async def _take_commands(self, channel: Channel) -> None:
         self._inbox.post(ChannelOpened(channel))
@@ -294,10 +317,18 @@ class Session:
             await asyncio.sleep(period_s)
             self._inbox.post(Ticked())
             now_s = loop.time()
+            if self._lost is not None:
+                self._wait_for_media(period_s, now_s, *self._lost)
             if 0 < self._config.call.max_duration_s < now_s - begun_s:
                 self.hang_up("the longest duration was reached")
             if 0 < self._config.call.idle_timeout_s < now_s - self._active_s:
                 self.hang_up("nobody spoke")
+
+    def _wait_for_media(self, period_s: float, now_s: float, lost_s: float, reason: str) -> None:
+        """Let the ear hear silence, which ends a turn that was cut off, until the caller has been gone for too long."""
+        self._entrance.put_silence(period_s, now_s)
+        if self._coming is None and now_s - lost_s > self._config.call.resume_s:
+            self.hang_up(reason)
 
     # --- the one reader ---
 
@@ -314,6 +345,11 @@ class Session:
                 case ChannelClosed(channel):
                     if channel in self._channels:
                         self._channels.remove(channel)
+                case Connected(connection):
+                    self._admit(connection)
+                case Disconnected():
+                    if self._ends_call(happening):
+                        return happening.reason
                 case Passed():
                     self._hear(happening)
                 case Recognised(utterance, transcript):
@@ -348,6 +384,9 @@ class Session:
 
     def _open(self, channel: Channel) -> None:
         channel.send(CallStarted(self.id, self.settings))
+        for item in islice(self.conversation, max(0, len(self.conversation) - ITEMS_SHOWN), None):
+            previous_id = self.conversation.previous_id(item.id)
+            channel.send(ItemAdded(item, previous_id, done=item.status != "in_progress"))
         self._channels.append(channel)
         self._listened.set()
 
@@ -360,6 +399,60 @@ class Session:
             asked.channel.send(error_event(error))
         finally:
             asked.done.set()
+
+    # --- the caller's connection ---
+
+    def _admit(self, connection: Connection) -> None:
+        """Let a media that stands carry the call, in the place of the one before."""
+        if connection is not self._coming:
+            return
+        before, self._coming = self._connection, None
+        if before is not None:
+            self._fall_silent(before.media.heard_s)
+            if before.task is not None:
+                before.task.cancel()
+        resumed = before is not None or self._lost is not None
+        self._connection, self._lost = connection, None
+        self._entrance = self._entrance.follow()
+        connection.admitted.set_result(self._entrance)
+        if resumed:
+            logger.info("%s: resumed", self.id)
+            self._metrics.count("calls_resumed_total")
+            self._active_s = asyncio.get_running_loop().time()
+            self._answer_what_waits()
+            if self._greet_again and not self.turns.caller_talking:
+                self.replies.say(self._engines.greeting, self.settings, Stopwatch())
+
+    def _ends_call(self, gone: Disconnected) -> bool:
+        """Return whether the end of a media is the end of the call; if not, wait for another."""
+        if gone.connection is self._coming:
+            self._coming = None
+            return self._connection is None and self._lost is None
+        if gone.connection is not self._connection:
+            return False
+        # Who has another way to us already closes the old one.
+        if self._coming is None and (gone.goodbye or not self._config.call.resume_s):
+            return True
+        logger.info("%s: lost: %s", self.id, gone.reason)
+        self._connection = None
+        self._lost = (asyncio.get_running_loop().time(), gone.reason)
+        self._fall_silent(gone.connection.media.heard_s)
+        return False
+
+    def _fall_silent(self, heard_s: float) -> None:
+        """Cut the reply: the caller was last there at `heard_s`. What they heard nothing of is answered once more."""
+        if self._echo is not None:
+            return
+        unanswered = self.replies.agent is Agent.THINKING
+        self._set_ducked(False)
+        self._duck = self._barge_in = None
+        self.replies.cut("client_cancelled")
+        unanswered = self.replies.forget_after(heard_s) or unanswered
+        detection = self.settings.turn_detection
+        asked = any(isinstance(item, SpokenMessage) and item.role == "user" for item in self.conversation)
+        if unanswered and asked and detection is not None and detection.create_reply and self._reply_due is None:
+            self._reply_due = Stopwatch()
+        self._greet_again = unanswered and self._greeted and not asked
 
     # --- the caller speaks ---
 
@@ -427,7 +520,7 @@ class Session:
         if self._barge_in is None:
             return
         silence_ms = (at_s - self._barge_in_arrived_s) * 1000
-        rtt_ms = self._media.rtt_ms if self._media else None
+        rtt_ms = self.media.rtt_ms if self.media else None
         ear_ms = silence_ms + rtt_ms / 2 if rtt_ms is not None else None
         measured = replace(self._barge_in, silence_ms=silence_ms, ear_ms=ear_ms)
         self._barge_in = None
@@ -536,14 +629,16 @@ class Session:
     def _tell_failure(self, utterance: Utterance, code: str) -> None:
         if self.settings.transcribe:
             self.publish(TranscriptFailed(utterance.item_id, code, "the words could not be recognised"))
-        if self.replies.agent is Agent.SILENT and not self.turns.caller_talking:
+        if self.replies.agent is Agent.SILENT and not self.turns.caller_talking and self._lost is None:
             self.replies.say(self._config.call.apology, self.settings, Stopwatch())
 
     # --- the agent answers ---
 
     def _answer_what_waits(self) -> None:
-        """Answer a turn that waits for it, once neither side is speaking."""
-        if self._reply_due is None or self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
+        """Answer a turn that waits for it, once neither side is speaking, and somebody is there."""
+        if self._reply_due is None or self._lost is not None:
+            return
+        if self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
             return
         watch, self._reply_due = self._reply_due, None
         self.replies.answer(self.settings, watch)
@@ -560,7 +655,7 @@ class Session:
         self._answer_what_waits()
 
     def _greet(self) -> None:
-        if self._greeted or len(self.conversation) or self.turns.caller_talking:
+        if self._greeted or len(self.conversation) or self.turns.caller_talking or self._lost is not None:
             return
         if self.replies.agent is Agent.SILENT:
             self._greeted = True

@@ -1,11 +1,12 @@
 """What the caller can do on the page, and what it says when a call cannot be had."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.driving import (
     CHROMIUM,
@@ -39,6 +40,7 @@ ASK_THE_TEST = """
 """
 # A click right after the call button has changed its meaning does not count.
 A_SECOND_PASSES = "const now = performance.now.bind(performance); performance.now = () => now() + 1000; void 0;"
+TIME_FLIES = "const now = performance.now.bind(performance); performance.now = () => now() * 20; void 0;"
 NOT_READY = {"error": {"message": "models are loading", "code": "not_ready"}}
 FULL = {"error": {"message": "all 50 calls are taken", "code": "server_full"}}
 
@@ -153,6 +155,29 @@ async def test_a_server_that_takes_no_call_now_is_called_again_by_itself(
     await page.get_by_role("button", name="Call", exact=True).click()
 
     await expect(page.locator("#problem")).to_have_attribute("data-code", refusal["error"]["code"])
+    await expect_state(page, "listening")
+
+
+async def test_a_server_that_stays_full_is_called_five_times_more_and_then_when_the_caller_likes(
+    server: ScriptedServer, page: Page
+) -> None:
+    times_ms: list[float] = []
+
+    async def refuse(route: Route) -> None:
+        times_ms.append(await page.evaluate("performance.now()"))
+        await route.fulfill(status=503, json=FULL, headers={"Retry-After": "1"})
+
+    await page.evaluate(TIME_FLIES)
+    await page.route("**/v1/realtime/calls", refuse)
+
+    await page.get_by_role("button", name="Call", exact=True).click()
+    await expect(page.locator("#problem").get_by_role("button", name="Call again")).to_be_visible(timeout=20_000)
+    pauses_ms = [late - early for early, late in itertools.pairwise(times_ms)]
+
+    assert len(times_ms) == 6
+    assert all(pause >= wanted for pause, wanted in zip(pauses_ms, (1e3, 2e3, 4e3, 8e3, 16e3), strict=True))
+    await page.unroute("**/v1/realtime/calls")
+    await page.locator("#problem").get_by_role("button", name="Call again").click()
     await expect_state(page, "listening")
 
 

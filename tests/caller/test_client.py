@@ -137,6 +137,14 @@ async def test_a_far_end_that_hangs_up_ends_the_call() -> None:
             client.send({"type": "response.create"})
 
 
+async def test_a_server_that_gave_no_token_lets_no_call_be_resumed() -> None:
+    async with far_end(FarEnd()) as far, CallClient(far.url) as client:
+        with pytest.raises(ClientError, match="gave no Parley-Resume"):
+            await client.resume()
+
+        assert not client.ended
+
+
 async def test_a_server_on_the_loopback_is_offered_the_loopback_alone() -> None:
     async with far_end(FarEnd()) as far, CallClient(far.url.replace("127.0.0.1", "localhost")):
         pass

@@ -47,6 +47,16 @@ def test_a_clock_that_began_anew_leaves_no_hole() -> None:
     assert len(ear.pcm) == 640
 
 
+def test_another_connection_begins_with_numbers_of_its_own() -> None:
+    ear = Ear(decode)
+
+    ear.hear(b"\x01", sequence=100, timestamp=0, at_s=1.0)
+    ear.begin_stream()
+    ear.hear(b"\x02", sequence=99, timestamp=5_000_000, at_s=9.0)
+
+    assert ear.pcm.tolist() == [100] * 320 + [200] * 320
+
+
 def test_an_empty_packet_is_no_sound() -> None:
     ear = Ear(decode)
 

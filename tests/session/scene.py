@@ -18,6 +18,7 @@ from media_server.config import Config, load_config
 from media_server.conversation import SpokenMessage
 from media_server.engines.protocols import Asr, Llm, Tts
 from media_server.engines.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts, ScriptedVad
+from media_server.errors import PeerGoneError
 from media_server.events import Command, DigitPressed, Event, Settings
 from media_server.metrics import Metrics
 from media_server.session.session import Session
@@ -44,6 +45,9 @@ class Stage:
     Attributes:
         events: all events, with the virtual time at which each came.
         heard: loudness of each packet that the caller heard (the highest sample), with its time.
+        heard_s: when the call last heard of the caller.
+        present: cleared by a test that has the caller connect, or be heard, later.
+        closed: set once the call has closed the connection.
     """
 
     def __init__(self) -> None:
@@ -55,20 +59,40 @@ class Stage:
         self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()
+        self._lost = False
+        self.heard_s = 0.0
+        self.present = asyncio.Event()
+        self.present.set()
+        self.closed = asyncio.Event()
         self._pts = 0
 
     # --- Media ---
 
+    async def connect(self) -> None:
+        """Wait until the caller is there; one who has left never comes."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.present, self._gone)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        if not self.present.is_set():
+            raise PeerGoneError("the caller did not connect")
+
     async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
-        """Carry a packet each way every 20 ms until the caller is gone."""
+        """Carry a packet each way every 20 ms until the caller is gone; while not present, they hear nothing."""
         loop = asyncio.get_running_loop()
         self._sound_in = sound_in
         while not self._gone.is_set():
-            self.put_packet()
             out = playout.read(SPEAKING_HZ // 50)
-            self.heard.append((loop.time(), int(out.max())))
+            if self.present.is_set():
+                self.heard_s = loop.time()
+                self.put_packet()
+                self.heard.append((loop.time(), int(out.max())))
             self._changed.set()
             await asyncio.sleep(PACKET_S)
+        if self._lost:
+            raise PeerGoneError("the network changed")
 
     # --- Channel ---
 
@@ -84,6 +108,7 @@ class Stage:
 
     async def close(self) -> None:
         """Stop asking."""
+        self.closed.set()
         self._commands.put_nowait(None)
 
     # --- the test's side ---
@@ -99,7 +124,12 @@ class Stage:
         self._pts += 320
 
     def leave(self) -> None:
-        """Vanish."""
+        """Say goodbye."""
+        self._gone.set()
+
+    def lose(self) -> None:
+        """Be gone without a word."""
+        self._lost = True
         self._gone.set()
 
     async def say(self, seconds: float) -> None:

@@ -315,14 +315,14 @@ def test_a_second_reply_is_refused_while_one_is_being_made() -> None:
     assert error.event_id == "mine"
 
 
-def test_a_caller_who_vanishes_ends_the_call() -> None:
+def test_a_caller_who_says_goodbye_ends_the_call() -> None:
     async def main() -> str:
         async with calling(scripted()) as scene:
             await scene.stage.wait(CallStarted)
             scene.stage.leave()
             return await scene.over
 
-    assert run_virtual(main()) == "the media ended"
+    assert run_virtual(main()) == "the caller hung up"
 
 
 def test_a_call_in_which_nobody_speaks_ends() -> None:

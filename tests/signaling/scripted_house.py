@@ -66,9 +66,13 @@ class FakePeer:
     """A connection that answers what it is told to answer, and lives until it is closed."""
 
     rtt_ms: float | None = None
+    heard_s = 0.0
 
-    def __init__(self, answers: str | Exception = "v=0\r\n") -> None:
+    def __init__(self, answers: str | Exception = "v=0\r\n", *, restarts: str | None = None) -> None:
+        """Answer an offer with `answers`, and one that restarts the connection with `restarts`."""
         self.offers: list[str] = []
+        self.restarts = restarts
+        self.running = asyncio.Event()
         self.closed = asyncio.Event()
         self._answers = answers
 
@@ -79,8 +83,18 @@ class FakePeer:
             raise self._answers
         return self._answers
 
+    async def restart(self, offer_sdp: str) -> str | None:
+        """Answer an offer for the same connection."""
+        if self.restarts is not None:
+            self.offers.append(offer_sdp)
+        return self.restarts
+
+    async def connect(self) -> None:
+        """Be there."""
+
     async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
         """Live until closed."""
+        self.running.set()
         try:
             await self.closed.wait()
         finally:

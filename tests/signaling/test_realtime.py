@@ -11,6 +11,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from media_server.errors import BadRequestError
 from signaling import realtime
+from signaling.middleware import RESUME
 from tests.signaling.scripted_house import FakePeer, ScriptedEngines, front_door
 from tests.transport.webrtc.test_offer import CHROMIUM
 
@@ -137,6 +138,103 @@ async def test_a_hang_up_ends_the_call(method: str, ending: str, status: int) ->
         assert response.status == status
         assert peer.closed.is_set()
         assert house.manager.calls == 0
+
+
+async def resume(client: aiohttp.ClientSession | Any, created: Any, **headers: str) -> Any:
+    """Return the answer to a request that resumes a call."""
+    return await client.post(f"{created.headers['Location']}/resume", data=CHROMIUM, headers=SDP | headers)
+
+
+async def test_a_call_goes_on_over_a_new_connection_for_whoever_has_its_token() -> None:
+    peers: list[FakePeer] = []
+
+    def make_peer() -> FakePeer:
+        peers.append(FakePeer(f"v=0\r\ns={len(peers)}\r\n"))
+        return peers[-1]
+
+    async with front_door(peer=make_peer) as (client, house):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        response = await resume(client, created, **{RESUME: created.headers[RESUME]})
+        await asyncio.wait_for(peers[0].closed.wait(), 5)
+
+        call = house.manager.find(created.headers["Location"].rpartition("/")[2])
+        assert response.status == 200
+        assert response.content_type == "application/sdp"
+        assert await response.text() == "v=0\r\ns=1\r\n"
+        assert call is not None
+        assert call.media is peers[1]
+        assert house.manager.calls == 1
+
+
+async def test_an_offer_of_the_same_connection_restarts_it() -> None:
+    peers: list[FakePeer] = []
+
+    def make_peer() -> FakePeer:
+        peers.append(FakePeer(restarts="v=0\r\ns=restarted\r\n"))
+        return peers[-1]
+
+    async with front_door(peer=make_peer) as (client, house):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        call = house.manager.find(created.headers["Location"].rpartition("/")[2])
+        assert call is not None
+        await asyncio.wait_for(peers[0].running.wait(), 5)
+        response = await resume(client, created, **{RESUME: created.headers[RESUME]})
+
+        assert response.status == 200
+        assert await response.text() == "v=0\r\ns=restarted\r\n"
+        assert len(peers) == 1
+        assert len(peers[0].offers) == 2
+
+
+@pytest.mark.parametrize("headers", [{}, {RESUME: "guessed"}, {RESUME: "\xe9"}])
+async def test_nobody_resumes_a_call_without_its_token(headers: dict[str, str]) -> None:
+    async with front_door(peer=FakePeer) as (client, _):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        response = await resume(client, created, **headers)
+
+        assert response.status == 404
+        assert (await error_of(response))["code"] == "not_found"
+
+
+async def test_a_call_that_is_over_cannot_be_resumed() -> None:
+    async with front_door(peer=FakePeer) as (client, _):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        await client.delete(created.headers["Location"])
+        response = await resume(client, created, **{RESUME: created.headers[RESUME]})
+
+        assert response.status == 404
+
+
+async def test_a_call_that_ends_while_a_new_connection_is_answered_closes_it() -> None:
+    class EndingPeer(FakePeer):
+        async def answer(self, offer_sdp: str) -> str:
+            if peers[1:]:
+                await house.manager.hang_up(created.headers["Location"].rpartition("/")[2])
+            return await super().answer(offer_sdp)
+
+    peers: list[FakePeer] = []
+
+    def make_peer() -> FakePeer:
+        peers.append(EndingPeer())
+        return peers[-1]
+
+    async with front_door(peer=make_peer) as (client, house):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        response = await resume(client, created, **{RESUME: created.headers[RESUME]})
+
+        assert response.status == 404
+        assert peers[1].closed.is_set()
+
+
+@pytest.mark.parametrize(("body", "kind", "status"), [("v=0\r\n", "application/sdp", 422), ("{}", "text/json", 415)])
+async def test_a_call_cannot_be_resumed_with_what_is_no_offer(body: str, kind: str, status: int) -> None:
+    async with front_door(peer=FakePeer) as (client, house):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        headers = {"Content-Type": kind, RESUME: created.headers[RESUME]}
+        response = await client.post(f"{created.headers['Location']}/resume", data=body, headers=headers)
+
+        assert response.status == status
+        assert house.manager.calls == 1
 
 
 async def test_a_call_that_is_not_there_cannot_be_hung_up() -> None:

@@ -4,12 +4,17 @@
     our receiver and sender in the place of aiortc's    RTCRtpTransceiver.__receiver, .__sender
     packets straight to us, no queue, task or thread    aioice StunProtocol.datagram_received, RTCDtlsTransport._rx_srtp
                                                         and ._rtp_router, RTCRtpReceiver.receive, .__codecs, ...
-    ready packets out, no track, no encoder, no task    RTCRtpSender._run_rtp, .__packet_count, .__ntp_timestamp, ...
+    ready packets out, no track, no encoder, no task    RTCRtpSender._run_rtp, .__packet_count, .__ntp_timestamp, ...,
+                                                        RTCDtlsTransport._tx_srtp, ._state, .__tx_packets, .__tx_bytes,
+                                                        aioice Connection._nominated
     one codec in the answer, with parameters            RTCRtpTransceiver._codecs
     telephone events beside it                          RTCPeerConnection.__remoteDescription
     candidates on addresses and ports of our choice     aioice StunProtocol, Connection._protocols, ._local_candidates,
                                                         .get_component_candidates (of a TURN server)
     its connecting tasks in our hands                   RTCPeerConnection.__connect
+    new ICE credentials and checks on the old sockets   aioice Connection (most of it), StunProtocol.receiver,
+                                                        RTCPeerConnection.__remoteDtls, .__remoteDescription
+    a goodbye told from a loss                          aioice Connection._closing
     sockets closed for certain                          aioice Connection._protocols
 
 `tests/transport/webrtc/test_aiortc_private.py` fails when one of them changes its shape. aiortc's reports (RTCP) and
@@ -18,6 +23,8 @@ statistics stay aiortc's.
 
 import asyncio
 import contextlib
+import logging
+import re
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -26,18 +33,23 @@ from typing import Any
 import aioice.ice
 import pylibsrtp
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import StunProtocol
+from aioice.ice import Connection, StunProtocol
+from aioice.stun import Message
 from aiortc import RTCPeerConnection, RTCRtpTransceiver, clock
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
-from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcdtlstransport import RTCDtlsTransport, State
+from aiortc.rtcicetransport import candidate_to_aioice
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
 from aiortc.rtcrtpsender import RTCRtpSender, random_sequence_number
 from aiortc.rtp import AnyRtcpPacket, RtcpRrPacket, RtcpSrPacket, RtpPacket
+from aiortc.sdp import SessionDescription
 from aiortc.utils import random32
 
 from media_server.audio.jitter import RtpSound
 from media_server.transport.webrtc.addresses import ANY_PORT, announced_for, open_socket
+
+logger = logging.getLogger(__name__)
 
 AIORTC_ERRORS: tuple[type[Exception], ...] = (
     InternalError,
@@ -85,6 +97,7 @@ class RtpReceiver(RTCRtpReceiver):
         self._on_packet = on_packet
         self._on_event = on_event
         self._on_heard = on_heard
+        self._event_types: set[int | None] = set()
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
         """Start: as aiortc does, without the decoder thread."""
@@ -93,6 +106,8 @@ class RtpReceiver(RTCRtpReceiver):
             return
         for codec in parameters.codecs:
             private._RTCRtpReceiver__codecs[codec.payloadType] = codec
+            if codec.name == _EVENTS:
+                self._event_types.add(codec.payloadType)
         self.transport._register_rtp_receiver(self, parameters)
         private._RTCRtpReceiver__rtcp_task = asyncio.ensure_future(self._run_rtcp())
         private._RTCRtpReceiver__started = True
@@ -138,7 +153,7 @@ class RtpReceiver(RTCRtpReceiver):
             statistics = streams[sound.ssrc] = StreamStatistics(codec.clockRate)
             router.ssrc_table[sound.ssrc] = self  # whom the reports of this source are for
         statistics.add(sound)
-        if codec.name == _EVENTS:
+        if payload_type in self._event_types:
             self._on_event(sound)
         else:
             self._on_packet(sound)
@@ -201,7 +216,7 @@ class RtpSender(RTCRtpSender):
         header = _RTP_FIXED.pack(
             first_byte, marker << 7 | self._payload_type, self._sequence_number, self._timestamp, self._ssrc
         )
-        _run_through(self.transport._send_rtp(header + self._extensions + payload))
+        _send_rtp(self.transport, header + self._extensions + payload)
         private: Any = self
         if private._RTCRtpSender__packet_count % _CLOCK_EVERY == 0:
             private._RTCRtpSender__ntp_timestamp = clock.current_ntp_time()
@@ -241,12 +256,23 @@ class RtpSender(RTCRtpSender):
 
 
 def _run_through(sending: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine of aiortc that never waits, without a task. One that would wait after all loses its packet."""
+    """Run a coroutine of aiortc that never waits, without a task."""
     try:
         sending.send(None)
     except StopIteration:
         return
     sending.close()
+
+
+def _send_rtp(dtls: Any, data: bytes) -> None:
+    """Encrypt and send a packet, as `RTCDtlsTransport._send_rtp` does by way of four coroutines that never wait."""
+    pair = dtls.transport._connection._nominated.get(1)
+    if pair is None or dtls._state is not State.CONNECTED:
+        raise ConnectionError("the connection has ended")
+    encrypted = dtls._tx_srtp.protect(data)
+    pair.protocol.transport.sendto(encrypted, pair.remote_addr)
+    dtls._RTCDtlsTransport__tx_bytes += len(encrypted)
+    dtls._RTCDtlsTransport__tx_packets += 1
 
 
 def take_over(
@@ -406,6 +432,106 @@ async def end_connecting(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
+
+
+def watch_goodbye(transceiver: RTCRtpTransceiver, on_goodbye: Callable[[], None]) -> None:
+    """Call `on_goodbye` when the far end closes the connection (DTLS close_notify), not when it is lost."""
+    dtls = transceiver.receiver.transport
+
+    def look() -> None:
+        # aioice closes its connection when consent (RFC 7675) is lost, and DTLS follows.
+        if dtls.state == "closed" and not dtls.transport._connection._closing:
+            on_goodbye()
+
+    dtls.on("statechange", look)
+
+
+async def restart_ice(
+    pc: RTCPeerConnection, transceiver: RTCRtpTransceiver, offer_sdp: str, limit_s: float
+) -> tuple[str, asyncio.Task[None]] | None:
+    """Begin an ICE restart (RFC 8445 section 9), which aiortc ignores: sockets, DTLS and all above it stay.
+
+    Args:
+        pc: connected, all of it on the transport of `transceiver`.
+        transceiver: the first of `pc`.
+        offer_sdp: a further offer of the far end.
+        limit_s: how long the new checks may take; then the path stays as it was.
+
+    Returns:
+        The answer, and the task that makes the checks, for `end_connecting`; sound keeps its path until they have
+        found another. None: the offer is another connection's, or no restart.
+    """
+    private: Any = pc
+    offer: Any = SessionDescription.parse(offer_sdp)
+    known = private._RTCPeerConnection__remoteDescription()
+    ice = offer.media[0].ice
+    present: Connection = transceiver.receiver.transport.transport._connection
+    theirs = {print_.value.upper() for print_ in private._RTCPeerConnection__remoteDtls[transceiver].fingerprints}
+    same_end = all({print_.value.upper() for print_ in media.dtls.fingerprints} == theirs for media in offer.media)
+    same_lines = [media.rtp.muxId for media in offer.media] == [media.rtp.muxId for media in known.media]
+    if not same_end or not same_lines or ice.usernameFragment == present.remote_username:
+        return None
+    fresh = Connection(ice_controlling=present.ice_controlling)
+    fresh.remote_username, fresh.remote_password, fresh.remote_is_lite = ice.usernameFragment, ice.password, ice.iceLite
+    fresh._protocols = present._protocols
+    fresh._local_candidates = present._local_candidates
+    fresh._local_candidates_start = fresh._local_candidates_end = True
+    for media in offer.media:
+        for candidate in media.ice_candidates:
+            await fresh.add_remote_candidate(candidate_to_aioice(candidate))
+    answer: str = pc.localDescription.sdp
+    answer = re.sub(r"(?m)^a=ice-ufrag:\S*", f"a=ice-ufrag:{fresh.local_username}", answer)
+    answer = re.sub(r"(?m)^a=ice-pwd:\S*", f"a=ice-pwd:{fresh.local_password}", answer)
+    task = asyncio.get_running_loop().create_task(_change_path(present, fresh, limit_s), name="restart")
+    return answer, task
+
+
+async def _change_path(present: Connection, fresh: Connection, limit_s: float) -> None:
+    for protocol in present._protocols:
+        protocol.receiver = _Generations(present, fresh)  # type: ignore[assignment]
+    try:
+        # Not asyncio.timeout: see engines/workers/pool.py, `_end_all`.
+        await asyncio.wait_for(fresh.connect(), limit_s)
+    except (ConnectionError, TimeoutError):
+        logger.info("an ICE restart found no path within %g s", limit_s)
+    else:
+        _adopt(present, fresh)
+    finally:
+        for protocol in present._protocols:
+            protocol.receiver = present
+        for task in (fresh._query_consent_task, *(pair.task for pair in fresh._check_list)):
+            if task is not None:
+                task.cancel()
+
+
+def _adopt(present: Connection, fresh: Connection) -> None:
+    """Let the connection go on with the path, the credentials and the role that the new checks have found."""
+    if present._closing:
+        return
+    present._local_username, present._local_password = fresh.local_username, fresh.local_password
+    present.remote_username, present.remote_password = fresh.remote_username, fresh.remote_password
+    present.remote_is_lite, present.ice_controlling = fresh.remote_is_lite, fresh.ice_controlling
+    present._tie_breaker = fresh._tie_breaker
+    present._remote_candidates, present._check_list = fresh._remote_candidates, fresh._check_list
+    present._nominated, present._nominating = fresh._nominated, fresh._nominating
+    if present._query_consent_task is not None:
+        present._query_consent_task.cancel()
+    present._query_consent_task = asyncio.get_running_loop().create_task(present.query_consent(), name="consent")
+
+
+class _Generations:
+    """What a socket tells while a restart is under way: a check goes to the generation whose name it bears."""
+
+    def __init__(self, present: Connection, fresh: Connection) -> None:
+        self._present = present
+        self._fresh = fresh
+        self.data_received = present.data_received
+        self.protocol_lost = present.protocol_lost
+
+    def request_received(self, message: Message, address: tuple[str, int], protocol: StunProtocol) -> None:
+        name = str(message.attributes.get("USERNAME", "")).partition(":")[0]
+        connection = self._fresh if name == self._fresh.local_username else self._present
+        connection.request_received(message, address, protocol)
 
 
 def shape(pc: RTCPeerConnection, arrival_s: Callable[[float], float | None]) -> None:

@@ -1,7 +1,8 @@
 """A caller's WebRTC connection: answers an offer, then carries sound both ways until one side goes.
 
     new --answer--> answered --run--> connecting --> talking --> closed
-                                          |             '-- the peer closed, or is silent for `gone_after_s`
+                                          |             |-- the peer said goodbye, or is silent for `gone_after_s`
+                                          |             '-- restart: other addresses, the same connection
                                           '-- not connected within `connect_timeout_s`
 
 One beat of 20 ms does it all (pacing.py): a packet goes out, the ear's clock advances, and we look whether the peer is
@@ -32,7 +33,9 @@ from media_server.transport.webrtc.aiortc_private import (
     end_connecting,
     gather_on,
     hold_connecting,
+    restart_ice,
     take_over,
+    watch_goodbye,
 )
 from media_server.transport.webrtc.data_channel import DataChannel
 from media_server.transport.webrtc.inbound import DECODERS, Inbound
@@ -90,14 +93,17 @@ class WebRtcPeer:
         self._pc.on("connectionstatechange", self._on_state)
         self._pc.on("datachannel", self._on_data_channel)
         self._connecting = hold_connecting(self._pc)
+        self._restarts: list[asyncio.Task[None]] = []
         self._transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
         _, self._sender = take_over(self._transceiver, self._on_packet, self._on_event, self._on_heard)
+        watch_goodbye(self._transceiver, self._on_goodbye)
         self._codec = "opus"
         self._digits: DigitReader | None = None
         self._inbound: Inbound | None = None
         self._channel: DataChannel | None = None
         self._settled = asyncio.Event()
         self._heard_s = 0.0
+        self._goodbye = False
         self._closed = False
         self.counts = JitterCounts()
         self.on_digit: Callable[[DigitPressed], None] = lambda _: None
@@ -106,6 +112,11 @@ class WebRtcPeer:
     def rtt_ms(self) -> float | None:
         """Return the round-trip time as the peer's reports tell it; None while there were none."""
         return self._sender.rtt_ms
+
+    @property
+    def heard_s(self) -> float:
+        """Return the loop time of the peer's last sign of life, RTP or RTCP."""
+        return self._heard_s
 
     async def answer(self, offer_sdp: str) -> str:
         """Return the answer to an offer (validated before), with all candidates in it.
@@ -124,15 +135,53 @@ class WebRtcPeer:
             await self.close()
             raise
 
-    async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
-        """Carry sound both ways until the connection ends; then close it, whatever the reason.
+    async def restart(self, offer_sdp: str) -> str | None:
+        """Return the answer to an offer (validated before) that tells of new addresses of the same connection.
+
+        Sound keeps its path until another is found. None: the offer is another connection's, or this one is gone.
 
         Raises:
-            PeerGoneError: the peer never connected, fell silent, or closed. There is no other end but cancellation.
+            BadRequestError: the offer cannot be read.
+        """
+        await end_connecting(self._restarts)  # of two the later one counts
+        self._restarts.clear()
+        if self._closed or self._pc.connectionState != "connected":
+            return None
+        try:
+            begun = await restart_ice(self._pc, self._transceiver, offer_sdp, self._config.connect_timeout_s)
+        except AIORTC_ERRORS as error:
+            raise BadRequestError(f"the offer cannot be answered: {error or type(error).__name__}") from error
+        if begun is None:
+            return None
+        answer, task = begun
+        self._restarts.append(task)
+        return answer
+
+    async def connect(self) -> None:
+        """Wait until the connection stands.
+
+        Raises:
+            PeerGoneError: it did not come about within `connect_timeout_s`.
         """
         try:
-            await self._connect()
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            raise PeerGoneError(f"the peer did not connect within {self._config.connect_timeout_s:g} s") from None
+        self._check_open()
+
+    async def run(self, sound_in: LiveQueue, playout: Playout) -> None:
+        """Carry sound both ways until the peer says goodbye; then close the connection, whatever the reason.
+
+        Raises:
+            PeerGoneError: the peer never connected, fell silent, or was lost.
+        """
+        try:
+            await self.connect()
             await self._talk(sound_in, playout)
+        except PeerGoneError:
+            if not self._goodbye:
+                raise
         finally:
             await self.close()
 
@@ -145,7 +194,7 @@ class WebRtcPeer:
         if self._channel is not None:
             await self._channel.close()
         try:
-            # Not asyncio.timeout: see engines/worker.py, `_end_all`.
+            # Not asyncio.timeout: see engines/workers/pool.py, `_end_all`.
             await asyncio.wait_for(self._end(), _CLOSE_LIMIT_S)
         except AIORTC_ERRORS as error:  # TimeoutError is an OSError
             logger.warning("closing a peer connection failed: %s: %s", type(error).__name__, error)
@@ -155,7 +204,7 @@ class WebRtcPeer:
     # --- inside ---
 
     async def _end(self) -> None:
-        await end_connecting(self._connecting)
+        await end_connecting([*self._connecting, *self._restarts])
         await self._pc.close()
 
     async def _answer(self, offer_sdp: str) -> str:
@@ -170,14 +219,6 @@ class WebRtcPeer:
         await self._pc.setLocalDescription(await self._pc.createAnswer())
         sdp: str = self._pc.localDescription.sdp
         return sdp
-
-    async def _connect(self) -> None:
-        try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
-                await self._settled.wait()
-        except TimeoutError:
-            raise PeerGoneError(f"the peer did not connect within {self._config.connect_timeout_s:g} s") from None
-        self._check_open()
 
     async def _talk(self, sound_in: LiveQueue, playout: Playout) -> None:
         started_s = self._loop.time()
@@ -204,7 +245,7 @@ class WebRtcPeer:
             last_s = due_s
             outbound.expect_loss(self._sender.lost_share, now_s)
             if self._sender.ready or not sends:
-                out = outbound.packet(playout.read(FRAME_SAMPLES))
+                out = outbound.packet(playout.read(FRAME_SAMPLES), playout.ready)
                 try:
                     self._sender.send_packet(out.payload, outbound.n_ticks, marker=out.onset)
                 except ConnectionError:
@@ -227,6 +268,9 @@ class WebRtcPeer:
     def _on_state(self) -> None:
         if self._pc.connectionState in ("connected", "failed", "closed"):
             self._settled.set()
+
+    def _on_goodbye(self) -> None:
+        self._goodbye = True
 
     def _on_heard(self) -> None:
         self._heard_s = self._loop.time()

@@ -3,13 +3,17 @@
 import asyncio
 import fractions
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
+import aioice
 import numpy as np
 from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtcicetransport import candidate_to_aioice
 from aiortc.rtp import RtpPacket
+from aiortc.sdp import SessionDescription
 from av import AudioFrame
 from numpy.typing import NDArray
 
@@ -120,6 +124,47 @@ class FarEnd:
     async def accept(self, answer: str) -> None:
         """Take our answer."""
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
+
+    async def move(self, address: str, exchange: Callable[[str], Awaitable[str | None]]) -> bool:
+        """Change to another network with an ICE restart, as browsers do and aiortc cannot.
+
+        Args:
+            address: of this machine, where the new socket is.
+            exchange: gets the offer and gives its answer.
+
+        Returns:
+            Whether there was an answer, and with it a new path.
+        """
+        old = self.transceiver.receiver.transport.transport._connection
+        new = aioice.Connection(ice_controlling=True)
+        new._local_candidates = await new.get_component_candidates(component=1, addresses=[address])
+        new._local_candidates_start = new._local_candidates_end = True
+        offer = re.sub(r"a=candidate:.*\r\n", "", self.pc.localDescription.sdp)
+        offer = re.sub(r"a=ice-ufrag:\S*", f"a=ice-ufrag:{new.local_username}", offer)
+        answer = await exchange(re.sub(r"a=ice-pwd:\S*", f"a=ice-pwd:{new.local_password}", offer))
+        if answer is None:
+            for protocol in new._protocols:
+                await protocol.close()
+            return False
+        media: Any = SessionDescription.parse(answer).media[0]
+        new.remote_username, new.remote_password = media.ice.usernameFragment, media.ice.password
+        for candidate in media.ice_candidates:
+            await new.add_remote_candidate(candidate_to_aioice(candidate))
+        await new.add_remote_candidate(None)
+        new._queue = old._queue
+        await new.connect()
+        old._nominated = new._nominated
+        old._protocols += new._protocols
+        if new._query_consent_task is not None:
+            new._query_consent_task.cancel()
+        return True
+
+    def forget(self) -> None:
+        """Leave out of `hear` what has come so far."""
+        track: Any = self.transceiver.receiver.track
+        queue = track._queue
+        while not queue.empty():
+            queue.get_nowait()
 
     async def hear(self, n_frames: int) -> NDArray[np.int16]:
         """Return the (left side of the) next frames: 48 kHz for Opus, 16 kHz for G.722, 8 kHz for G.711."""

@@ -8,6 +8,7 @@ import pytest
 from aioice.ice import StunProtocol
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, exceptions
 from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcicetransport import RTCIceTransport
 from aiortc.rtcrtpparameters import (
     RTCRtpCodecParameters,
     RTCRtpHeaderExtensionParameters,
@@ -32,6 +33,26 @@ from media_server.transport.webrtc.aiortc_private import (
 from tests.transport.webrtc.far_end import FarEnd
 
 RECEIVER_PARTS = ["started", "codecs", "rtcp_task", "remote_streams", "lsr", "lsr_time", "rtcp_ssrc", "transport"]
+CONNECTION_PARTS = [
+    "_check_list",
+    "_closing",
+    "_local_candidates",
+    "_local_candidates_end",
+    "_local_candidates_start",
+    "_local_password",
+    "_local_username",
+    "_nominated",
+    "_nominating",
+    "_protocols",
+    "_query_consent_task",
+    "_remote_candidates",
+    "_tie_breaker",
+    "ice_controlling",
+    "remote_is_lite",
+    "remote_password",
+    "remote_username",
+]
+DTLS_PARTS = ["_rx_srtp", "_tx_srtp", "_state", "_RTCDtlsTransport__tx_bytes", "_RTCDtlsTransport__tx_packets"]
 SENDER_PARTS = [
     "rtp_started",
     "rtp_exited",
@@ -58,6 +79,7 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
     missing += [name for name in ("_ssrc", "_stream_id", "_enabled") if name not in sender]
     missing += [name for name in ("_enabled", "_track") if name not in receiver]
     missing += [name for name in ("_RTCPeerConnection__iceTransports",) if name not in vars(pc)]
+    missing += [name for name in DTLS_PARTS if name not in vars(transceiver.receiver.transport)]
     await pc.close()
 
     assert missing == []
@@ -83,6 +105,29 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
 )
 def test_the_private_functions_take_what_they_took(function: Any, parameters: list[str]) -> None:
     assert list(inspect.signature(function).parameters) == parameters
+
+
+async def test_a_restart_finds_all_that_it_takes_over_from_the_new_checks() -> None:
+    connection = aioice.ice.Connection(ice_controlling=False)
+    protocol = StunProtocol(connection)
+
+    assert [name for name in CONNECTION_PARTS if name not in vars(connection)] == []
+    assert protocol.receiver is connection
+    assert "self.receiver." in inspect.getsource(StunProtocol.datagram_received)
+    assert "self._connection.recv" in inspect.getsource(RTCIceTransport.__init__)
+    assert list(inspect.signature(connection.request_received).parameters) == ["message", "addr", "protocol"]
+
+
+def test_a_connection_still_says_that_it_closes_before_dtls_hears_of_it() -> None:
+    closing = inspect.getsource(aioice.ice.Connection.close)
+
+    assert closing.index("self._closing = True") < closing.index("self._queue.put_nowait(None)")
+
+
+def test_a_packet_of_sound_goes_out_as_aiortc_sends_one() -> None:
+    assert "data = self._tx_srtp.protect(data)" in inspect.getsource(RTCDtlsTransport._send_rtp)
+    assert "self.transport.sendto(data, addr)" in inspect.getsource(StunProtocol.send_data)
+    assert isinstance(inspect.getattr_static(aioice.ice.CandidatePair, "remote_addr"), property)
 
 
 def test_the_receiver_still_keeps_its_reports_where_we_feed_them() -> None:

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 import numpy as np
 import pytest
 import uvloop
+from aioice.ice import StunProtocol
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtpPacket
 
@@ -53,8 +54,8 @@ class Call:
                     chunks.append(item[0])
         return chunks, np.concatenate([chunk.pcm for chunk in chunks])
 
-    async def end(self) -> str:
-        """Return why the call ended."""
+    async def lost(self) -> str:
+        """Return why the connection was lost."""
         with pytest.raises(PeerGoneError) as gone:
             await self.task
         return str(gone.value)
@@ -220,9 +221,21 @@ async def test_when_the_caller_hangs_up_the_call_ends_at_once() -> None:
         await call.hear(1_600)
         await far.pc.close()
 
-        reason = await asyncio.wait_for(call.end(), 1)
+        async with asyncio.timeout(1):
+            await call.task
 
-    assert reason in ("the peer closed the connection", "the connection was lost")
+    assert call.task.exception() is None
+
+
+async def test_a_caller_who_no_longer_consents_to_be_sent_to_is_lost() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call:
+        await call.hear(1_600)
+        await call.peer._transceiver.receiver.transport.transport._connection.close()  # as aioice does then
+
+        reason = await asyncio.wait_for(call.lost(), 1)
+
+    assert reason
 
 
 async def test_a_caller_who_falls_silent_without_a_word_is_gone_after_a_while() -> None:
@@ -232,15 +245,91 @@ async def test_a_caller_who_falls_silent_without_a_word_is_gone_after_a_while() 
         await call.hear(1_600)
         pull_the_plug(far)
 
-        reason = await asyncio.wait_for(call.end(), 2)
+        reason = await asyncio.wait_for(call.lost(), 2)
 
     assert reason == "nothing was heard from the peer for 0.3 s"
 
 
 def pull_the_plug(far: FarEnd) -> None:
-    for protocol in far.transceiver.receiver.transport.transport._connection._protocols:
+    for protocol in protocols_of(far):
         protocol.datagram_received = lambda *_: None  # type: ignore[method-assign]
         protocol.transport.sendto = lambda *_: None  # type: ignore[method-assign]
+
+
+async def test_a_caller_whose_address_changed_is_heard_and_hears_over_the_same_connection() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far, playout=tone_playout(20)) as call, asyncio.timeout(LIMIT_S):
+        await far.opened.wait()
+        await call.hear(1_600)
+        before = [protocol.transport for protocol in protocols_of(far)]
+        moved = await far.move("127.0.0.2", call.peer.restart)
+        for transport in before:
+            transport.abort()
+        lost_before = call.peer.counts.received
+        while call.peer.counts.received < lost_before + 60:
+            _, pcm = await call.hear(8_000)
+        far.forget()
+        heard = await far.hear(30)
+        far.channel.send("sing 4")
+        message = await far.messages.get()
+
+    assert moved
+    assert frequency_hz(heard[-24_000:], 48_000) == 440
+    assert frequency_hz(pcm[-8_000:], 16_000) == 1_000
+    assert message == "error unknown_word 4"
+
+
+async def test_after_a_restart_the_caller_may_restart_again() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        moves = [await far.move(address, call.peer.restart) for address in ("127.0.0.2", "127.0.0.3")]
+        received = call.peer.counts.received
+        while call.peer.counts.received < received + 25:
+            await call.hear(1_600)
+
+    assert moves == [True, True]
+
+
+async def test_an_offer_of_another_connection_restarts_nothing() -> None:
+    far, stranger = FarEnd(tone_hz=1_000), FarEnd()
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        of_a_stranger = await call.peer.restart(await stranger.offer())
+        of_before = await call.peer.restart(far.pc.localDescription.sdp)
+        await call.hear(1_600)
+        await stranger.pc.close()
+
+    assert of_a_stranger is None
+    assert of_before is None
+
+
+async def test_a_connection_that_is_gone_cannot_be_restarted() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        await call.peer.close()
+
+        assert not await far.move("127.0.0.2", call.peer.restart)
+
+
+async def test_a_restart_that_finds_no_path_leaves_the_old_one_alone() -> None:
+    far = FarEnd(tone_hz=1_000)
+    config = CONFIG.model_copy(update={"connect_timeout_s": 0.3})
+    async with running(far, config=config) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        offer = re.sub(r"(a=ice-(?:ufrag|pwd):)\S{4}", r"\1zzzz", far.pc.localDescription.sdp)
+        answer = await call.peer.restart(re.sub(r"a=candidate:.*\r\n", "", offer))
+        received = call.peer.counts.received
+        while call.peer.counts.received < received + 40:
+            await call.hear(1_600)
+
+        assert answer is not None
+        assert not call.task.done()
+
+
+def protocols_of(far: FarEnd) -> list[StunProtocol]:
+    return list(far.transceiver.receiver.transport.transport._connection._protocols)
 
 
 async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -> None:

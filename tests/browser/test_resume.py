@@ -1,0 +1,214 @@
+"""The page brings a call back whose network was taken away: Chromium and our own server, scripted engines behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp.test_utils import TestServer
+from playwright.async_api import Browser, Page, expect
+
+from media_server.conversation import SpokenMessage
+from media_server.engines.scripted import ScriptedLlm
+from media_server.session.session import Session
+from media_server.transport.webrtc.peer import WebRtcPeer
+from signaling.app import build_app, build_house
+from signaling.house import House
+from tests.browser.driving import CHROMIUM, expect_state
+from tests.signaling.scripted_house import ScriptedEngines, make_config
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.browser,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+
+LIMIT_MS = 30_000
+LONG = "One, two, three. " + "And so it goes on and on and on, for a very long time. " * 10
+REPLIES = [["The first answer."], ["The second answer."]]
+
+
+class Scene:
+    """A server, its page, and the one call between them."""
+
+    def __init__(self, house: House, page: Page) -> None:
+        self.house = house
+        self.page = page
+        self.call_id = ""
+
+    @property
+    def session(self) -> Session:
+        """Return the call."""
+        session = self.house.manager.find(self.call_id)
+        assert session is not None
+        return session
+
+    @property
+    def peer(self) -> WebRtcPeer:
+        """Return what carries the call now."""
+        peer = self.session.media
+        assert isinstance(peer, WebRtcPeer)
+        return peer
+
+    async def call(self) -> None:
+        """Call from the page."""
+        async with self.page.expect_response("**/v1/realtime/calls") as response:
+            await self.page.get_by_role("button", name="Call", exact=True).click()
+        self.call_id = (await (await response.value).header_value("location") or "").rpartition("/")[2]
+        await expect_state(self.page, "listening")
+
+    async def say(self, text: str, answer: str) -> None:
+        """Type a line and see it answered."""
+        await self.page.get_by_placeholder("Type a message").fill(text)
+        await self.page.keyboard.press("Enter")
+        await expect(self.page.locator(".message[data-role=agent] .words", has_text=answer)).to_have_count(1)
+        await expect_state(self.page, "listening")
+
+    def roles(self) -> Any:
+        """Return where the page shows its messages."""
+        return self.page.locator(".message")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scene(browser: Browser) -> AsyncIterator[Scene]:
+    engines = ScriptedEngines()
+    engines.llm = ScriptedLlm(REPLIES)
+    async with serving(engines) as (house, url):
+        page = await browser.new_page()
+        page.set_default_timeout(LIMIT_MS)
+        mistakes: list[str] = []
+        page.on("pageerror", lambda error: mistakes.append(str(error)))
+        await page.goto(url)
+        yield Scene(house, page)
+        await page.close()
+        assert mistakes == []
+
+
+@asynccontextmanager
+async def serving(engines: ScriptedEngines) -> AsyncIterator[tuple[House, str]]:
+    house = build_house(make_config(), engines)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(house.manager.run()), tasks.create_task(house.pacing.run())]
+        async with TestServer(build_app(house), host="127.0.0.1") as server:
+            yield house, str(server.make_url("/"))
+        for task in running:
+            task.cancel()
+
+
+def pull_the_plug(peer: WebRtcPeer) -> Callable[[], None]:
+    """Cut a connection's wires without a word; return what mends them."""
+    protocols = list(peer._transceiver.receiver.transport.transport._connection._protocols)
+    kept = [(protocol, protocol.transport, protocol.datagram_received) for protocol in protocols]
+
+    class Nowhere:
+        def sendto(self, *_: object) -> None:
+            """Lose it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(kept[0][1], name)
+
+    for protocol in protocols:
+        protocol.transport = Nowhere()  # type: ignore[assignment]
+        protocol.datagram_received = lambda *_: None  # type: ignore[method-assign]
+
+    def mend() -> None:
+        for protocol, transport, datagram_received in kept:
+            protocol.transport = transport
+            protocol.datagram_received = datagram_received  # type: ignore[method-assign]
+
+    return mend
+
+
+async def test_a_call_whose_connection_died_comes_back_over_another_with_its_conversation(scene: Scene) -> None:
+    await scene.call()
+    await scene.say("first", "The first answer.")
+
+    mend = pull_the_plug(scene.peer)
+    await expect_state(scene.page, "reconnecting")
+    await expect(scene.page.locator("body")).to_have_attribute("data-state", "listening", timeout=LIMIT_MS)
+    mend()
+    await scene.say("second", "The second answer.")
+
+    await expect(scene.roles()).to_have_count(4)
+    assert scene.house.manager.calls == 1
+    assert scene.house.metrics.snapshot()["calls_resumed_total"] == 1
+
+
+async def test_a_reply_under_way_is_shown_as_far_as_the_server_knows_it_was_heard(scene: Scene) -> None:
+    scene.house.engines.llm = ScriptedLlm([[LONG]])  # type: ignore[misc]
+    await scene.call()
+    await scene.page.get_by_placeholder("Type a message").fill("go on")
+    await scene.page.keyboard.press("Enter")
+    reply = scene.page.locator(".message[data-role=agent]")
+    await expect(reply.locator(".spoken")).to_contain_text("two")
+
+    pull_the_plug(scene.peer)
+    await expect_state(scene.page, "reconnecting")
+    await expect(scene.page.locator("body")).to_have_attribute("data-state", "listening", timeout=LIMIT_MS)
+    (heard,) = [item.text for item in scene.session.conversation if isinstance(item, SpokenMessage)][1:]
+
+    await expect(reply).to_have_attribute("data-status", "interrupted")
+    await expect(reply.locator(".spoken")).to_have_text(heard)
+    assert LONG.startswith(heard)
+    assert 0 < len(heard) < len(LONG)
+
+
+async def test_a_network_that_comes_back_gets_the_call_back_on_the_same_connection(scene: Scene) -> None:
+    await scene.call()
+    await scene.say("first", "The first answer.")
+    peer = scene.peer
+    mend = pull_the_plug(peer)
+    restart = peer.restart
+
+    async def restart_on_a_mended_network(offer_sdp: str) -> str | None:
+        mend()
+        return await restart(offer_sdp)
+
+    peer.restart = restart_on_a_mended_network  # type: ignore[method-assign]
+    async with scene.page.expect_response("**/resume"):
+        pass
+    await expect_state(scene.page, "listening")
+    await scene.say("second", "The second answer.")
+
+    assert scene.peer is peer
+    assert scene.house.metrics.snapshot()["calls_resumed_total"] == 0
+
+
+async def test_where_the_browser_tells_of_a_network_the_call_changes_to_it_at_once(scene: Scene) -> None:
+    await scene.call()
+    peer = scene.peer
+
+    async with scene.page.expect_response("**/resume") as response:
+        await scene.page.evaluate("void dispatchEvent(new Event('online'))")
+    await expect_state(scene.page, "listening")
+    await scene.say("first", "The first answer.")
+
+    assert (await response.value).status == 200
+    assert scene.peer is peer
+
+
+async def test_a_call_that_the_server_has_ended_is_not_brought_back(scene: Scene) -> None:
+    await scene.call()
+
+    await scene.house.manager.hang_up(scene.call_id)
+
+    await expect_state(scene.page, "ended")
+    await expect(scene.page.locator("#notices p")).to_have_text("The server ended the call.")
+    assert scene.house.manager.calls == 0
+
+
+async def test_a_call_that_cannot_be_brought_back_says_so_and_offers_another(scene: Scene) -> None:
+    await scene.call()
+    await scene.say("first", "The first answer.")
+    await scene.page.evaluate("void (window.setTimeout = (then) => queueMicrotask(then))")
+    await scene.page.route("**/v1/realtime/calls**", lambda route: route.abort())
+    await scene.page.route("**/v1/realtime/calls/**", lambda route: route.abort())
+
+    pull_the_plug(scene.peer)
+
+    await expect(scene.page.locator("#problem")).to_have_attribute("data-code", "lost", timeout=LIMIT_MS)
+    await expect(scene.page.get_by_role("button", name="Call again").first).to_be_visible()
+    await expect(scene.roles()).not_to_have_count(0)
