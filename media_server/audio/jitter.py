@@ -198,10 +198,16 @@ class JitterBuffer:
             steps.append(self._concealed(n_ticks, None) if n_ticks <= room else self._silent(n_ticks))
         return steps
 
-    def leave_out(self, played: Played) -> None:
-        """Say that `played` was not heard, because it was quiet and `leave_out`."""
-        self._ahead_ticks = max(0, self._ahead_ticks - played.n_ticks)
+    def leave_out(self, played: Played) -> bool:
+        """Return whether `played`, which is quiet and `leave_out`, may still be left out; if so, it counts as left out.
+
+        What came at once is marked all at once: once enough is left out, the rest must be heard.
+        """
+        if played.n_ticks > self._ahead_ticks:
+            return False
+        self._ahead_ticks -= played.n_ticks
         self.counts.left_out_ms += played.n_ticks / self._ticks_per_ms
+        return True
 
     @property
     def gap_wait_ms(self) -> float:
@@ -301,7 +307,7 @@ class JitterBuffer:
             self.counts.restarts += 1
             self._ahead_ticks = 0
             self._transit = Transit()
-        elif gap_ticks:
+        else:
             accounted = min(gap_ticks, self._ahead_ticks)
             self._ahead_ticks = min(self._ahead_ticks - accounted, self._ahead_limit_ticks)
             if gap_ticks > accounted:

@@ -230,6 +230,25 @@ def test_delayed_sound_is_all_played_and_then_offered_to_be_left_out_until_back_
     assert jitter.ahead_ms == 0
 
 
+def test_of_packets_that_are_released_at_once_no_more_are_left_out_than_the_stream_is_ahead() -> None:
+    jitter = buffer()
+    jitter.put(packet(0), 0.0)
+    for beat in range(1, 5):
+        jitter.advance(beat * 0.02 + 0.001)
+    jitter.put(packet(2), 0.085)
+    jitter.put(packet(3), 0.086)
+
+    steps = jitter.put(packet(1), 0.087)
+
+    assert jitter.ahead_ms == 40
+    assert short(steps) == ["1", "2", "3"]
+    assert [isinstance(step, Played) and step.leave_out and jitter.leave_out(step) for step in steps] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_a_malformed_packet_is_counted_and_its_time_concealed_without_waiting() -> None:
     jitter = buffer()
     jitter.put(packet(0), 0.0)

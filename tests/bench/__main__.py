@@ -1,10 +1,10 @@
-"""`python -m tests.bench [NAME ...]`: runs the benchmarks that are named, or all."""
+"""`python -m tests.bench [NAME ...]`: runs the benchmarks that are named, or all but the long ones."""
 
 import argparse
 import asyncio
 import sys
 
-from tests.bench import barge_in, connection, load, loss, orders, recogniser, voice_to_voice
+from tests.bench import barge_in, connection, load, loss, orders, recogniser, soak, voice_to_voice
 
 BENCHMARKS = {
     "connection": connection.run,
@@ -14,14 +14,18 @@ BENCHMARKS = {
     "orders": orders.run,
     "loss": loss.run,
     "load": load.run,
+    "soak": soak.run,
 }
+
+LONG = {"soak"}
+"""Run only when they are asked for."""
 
 
 def main() -> int:
     """Run what is asked for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none: all")
-    names = parser.parse_args().names or list(BENCHMARKS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; none: all but soak")
+    names = parser.parse_args().names or [name for name in BENCHMARKS if name not in LONG]
     unknown = set(names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")

@@ -166,8 +166,7 @@ class Inbound:
         self._quiet_ms += len(pcm) * 1000 / HEARING_HZ
         if self._quiet_ms <= _QUIET_BEFORE_MS:
             return False
-        self._buffer.leave_out(step)
-        return True
+        return self._buffer.leave_out(step)
 
     def _put(self, pcm: Pcm, arrived_s: float) -> None:
         if len(pcm):
