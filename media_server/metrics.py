@@ -31,6 +31,7 @@ FIGURES: dict[str, tuple[Literal["duration", "counter", "gauge"], str]] = {
     "calls_resumed_total": ("counter", "Times that a call went on over another connection"),
     "calls_failed_total": ("counter", "Calls ended by a bug of ours"),
     "replies_stuck_total": ("counter", "Replies that went on for longer than 1 s after they were cancelled"),
+    "tasks": ("gauge", "Tasks of the event loop now; a call has about 15"),
     "calls_active": ("gauge", "Calls now, those still connecting included"),
 }
 

@@ -5,6 +5,7 @@ GET  /metrics   the figures, for Prometheus
 GET  /          the browser client; its files under /static/
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    body = request.app[HOUSE].metrics.render().encode()
+    metrics = request.app[HOUSE].metrics
+    metrics.gauge("tasks", len(asyncio.all_tasks()))
+    body = metrics.render().encode()
     content_type = "text/plain; version=0.0.4; charset=utf-8"
     return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 

@@ -124,6 +124,11 @@ class Replies:
         self._floors: dict[str, Floor] = {}
         self._sounded_s: dict[str, float] = {}  # item -> when its first packet went out
 
+    def let_go(self) -> None:
+        """Forget the call, which is over: nobody is told any more."""
+        self._publish = lambda _: None
+        self._start = _too_late
+
     # --- what the agent is doing ---
 
     @property
@@ -478,3 +483,8 @@ def _set_event() -> asyncio.Event:
 async def _fixed(text: str) -> AsyncGenerator[LlmDelta, None]:
     yield TextDelta(text)
     yield Finished("stop")
+
+
+def _too_late(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    work.close()
+    raise RuntimeError(f"{name}: the call is over")

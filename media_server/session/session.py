@@ -259,6 +259,9 @@ class Session:
                     closing.push_async_callback(channel.close)
                 if self._coming is not None:
                     closing.push_async_callback(self._coming.media.close)
+            # What knows the call goes with it: the garbage collector is seldom asked.
+            self._connection = self._coming = None
+            self.replies.let_go()
         return reason
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -287,6 +290,7 @@ class Session:
         except PeerGoneError as error:
             self._inbox.post(Disconnected(connection, str(error), goodbye=False))
         finally:
+            connection.task = None  # a cancelled task knows its connection: only the garbage collector would find both
             await media.close()
 
     async def _take_commands(self, channel: Channel) -> None:

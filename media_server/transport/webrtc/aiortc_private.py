@@ -16,6 +16,9 @@
                                                         RTCPeerConnection.__remoteDtls, .__remoteDescription
     a goodbye told from a loss                          aioice Connection._closing
     sockets closed for certain                          aioice Connection._protocols
+    memory given back at once                           RTCSctpTransport._data_channels, and all that they hold
+    what cannot be read is dropped                      StunProtocol.datagram_received, RTCSctpTransport._handle_data,
+                                                        ._last_received_tsn, RTCDtlsTransport._handle_rtcp_data
 
 `tests/transport/webrtc/test_aiortc_private.py` fails when one of them changes its shape. aiortc's reports (RTCP) and
 statistics stay aiortc's.
@@ -48,6 +51,7 @@ from aiortc.utils import random32
 
 from media_server.audio.jitter import RtpSound
 from media_server.transport.webrtc.addresses import ANY_PORT, announced_for, open_socket
+from media_server.transport.webrtc.sctp_gate import is_sound
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,13 @@ AIORTC_ERRORS: tuple[type[Exception], ...] = (
 )
 """What aiortc may raise on a bad description and on closing; it has no error of its own for most of it."""
 
+_UNREADABLE: tuple[type[Exception], ...] = (*AIORTC_ERRORS, struct.error)
+"""What they may raise on a bad packet."""
+
 _MAX_SOURCES = 4
 """Of more streams than this in one call the oldest is forgotten: each costs memory and a report."""
+
+_LAST_TASKS_S = 1.0
 
 _CLOCK_EVERY = 25
 """Packets between two looks at the wall clock for the sender's reports, which are sent once a second."""
@@ -76,6 +85,7 @@ _CLOCK_EVERY = 25
 _EVENTS = "telephone-event"  # RFC 4733 section 7.1.1
 
 _RTP_FIXED = struct.Struct("!BBHLL")  # RFC 3550 section 5.1, the first 12 bytes
+_STUN = range(4)  # RFC 7983 section 7: the first byte of STUN
 _WILDCARDS = ("0.0.0.0", "::")
 
 
@@ -98,6 +108,7 @@ class RtpReceiver(RTCRtpReceiver):
         self._on_event = on_event
         self._on_heard = on_heard
         self._event_types: set[int | None] = set()
+        self.sockets: list[Any] = []
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
         """Start: as aiortc does, without the decoder thread."""
@@ -111,8 +122,9 @@ class RtpReceiver(RTCRtpReceiver):
         self.transport._register_rtp_receiver(self, parameters)
         private._RTCRtpReceiver__rtcp_task = asyncio.ensure_future(self._run_rtcp())
         private._RTCRtpReceiver__started = True
-        protocols: Any = self.transport.transport._connection._protocols
-        for protocol in protocols:
+        self.sockets = list(self.transport.transport._connection._protocols)
+        for protocol in self.sockets:
+            protocol.connected = True
             protocol.datagram_received = self._shortcut(protocol.datagram_received)
 
     def _shortcut(self, datagram_received: Callable[[bytes, Any], None]) -> Callable[[bytes, Any], None]:
@@ -150,7 +162,7 @@ class RtpReceiver(RTCRtpReceiver):
                 oldest = next(iter(streams))
                 del streams[oldest]
                 router.ssrc_table.pop(oldest, None)
-            statistics = streams[sound.ssrc] = StreamStatistics(codec.clockRate)
+            statistics = streams[sound.ssrc] = _Statistics(codec.clockRate)
             router.ssrc_table[sound.ssrc] = self  # whom the reports of this source are for
         statistics.add(sound)
         if payload_type in self._event_types:
@@ -161,6 +173,14 @@ class RtpReceiver(RTCRtpReceiver):
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         self._on_heard()
         await super()._handle_rtcp_packet(packet)
+
+
+class _Statistics(StreamStatistics):
+    """aiortc's, with a jitter that fits its field (RFC 3550 section 6.4.1): wild timestamps would end the reports."""
+
+    @property
+    def jitter(self) -> int:
+        return min(super().jitter, (1 << 32) - 1)
 
 
 def read_rtp(data: bytes) -> tuple[int, RtpSound] | None:
@@ -373,6 +393,7 @@ async def gather_on(
         ServerFullError: no port is free.
     """
     connection = transceiver.receiver.transport.transport.iceGatherer._connection
+    _take_checks_without_priority(connection)
     connection._local_candidates_start = True
     for address in addresses:
         with contextlib.suppress(OSError):
@@ -389,10 +410,44 @@ async def _open_candidates(
     bound = await open_socket(address, ports)
     host, port = bound.getsockname()[:2]
     loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_datagram_endpoint(lambda: StunProtocol(connection), sock=bound)
+    _, protocol = await loop.create_datagram_endpoint(lambda: _Socket(connection), sock=bound)
     protocol.local_candidate = _host_candidate(host, port)
     connection._protocols.append(protocol)
     return [_host_candidate(each, port) for each in announced_for(host, announce)]
+
+
+def _take_checks_without_priority(connection: Any) -> None:
+    """Give a check that tells no priority the lowest: aioice 0.13 (ice.py `check_incoming`) takes it to be there."""
+    take = connection.request_received
+
+    def request_received(message: Any, address: Any, protocol: StunProtocol) -> None:
+        message.attributes.setdefault("PRIORITY", 1)
+        take(message, address, protocol)
+
+    connection.request_received = request_received
+
+
+class _Socket(StunProtocol):
+    """A socket of aioice that drops what aioice and aiortc cannot read: anybody may send to it.
+
+    Until the connection stands, it also drops what comes from addresses that no signed check (RFC 8445 section 7.3) and
+    no offer has named: one forged DTLS record would end the handshake.
+    """
+
+    connected = False
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        # aiortc looks at the first byte. aioice 0.13 (stun.py `parse_message`) unpacks attributes of any length.
+        if not data or not (self.connected or data[0] in _STUN or self._knows(addr[:2])):
+            return
+        with contextlib.suppress(struct.error):
+            super().datagram_received(data, addr)
+
+    def _knows(self, address: tuple[Any, ...]) -> bool:
+        connection: Any = self.receiver
+        return any(pair.remote_addr == address for pair in connection._check_list) or any(
+            early == address for _, early, _ in connection._early_checks
+        )
 
 
 def _host_candidate(host: str, port: int) -> aioice.Candidate:
@@ -405,6 +460,35 @@ def _host_candidate(host: str, port: int) -> aioice.Candidate:
         port=port,
         type="host",
     )
+
+
+def guard(pc: RTCPeerConnection) -> None:
+    """Drop what the far end sends and aiortc cannot read: the task that reads would end with it, and the call.
+
+    To be called once the remote description is set.
+    """
+    for transceiver in pc.getTransceivers():
+        transport: Any = transceiver.receiver.transport
+        transport._handle_rtcp_data = _dropping(transport._handle_rtcp_data)
+    sctp: Any = pc.sctp
+    if sctp is not None:
+        handle = _dropping(sctp._handle_data)
+
+        async def handle_sound(data: bytes) -> None:
+            if is_sound(data, sctp._last_received_tsn):
+                await handle(data)
+
+        sctp._handle_data = handle_sound
+
+
+def _dropping(handle: Callable[[bytes], Coroutine[Any, Any, None]]) -> Callable[[bytes], Coroutine[Any, Any, None]]:
+    async def handle_or_drop(data: bytes) -> None:
+        try:
+            await handle(data)
+        except _UNREADABLE as error:
+            logger.debug("what the far end sent was dropped: %s: %s", type(error).__name__, error)
+
+    return handle_or_drop
 
 
 def hold_connecting(pc: RTCPeerConnection) -> list[asyncio.Task[None]]:
@@ -579,3 +663,27 @@ def close_sockets(pc: RTCPeerConnection) -> None:
     for transport in private._RTCPeerConnection__iceTransports:
         for protocol in transport._connection._protocols:
             protocol.transport.close()
+
+
+def take_apart(pc: RTCPeerConnection) -> None:
+    """Let a closed connection go a second from now, when its last tasks have ended. Nothing of it can be used then.
+
+    Its parts hold each other: without this only the garbage collector, which is seldom asked, finds their 0.3 MB.
+    """
+    parts: list[Any] = [pc, pc.sctp, *pc.getTransceivers()]
+    for transceiver in pc.getTransceivers():
+        dtls: Any = transceiver.receiver.transport
+        ice = dtls.transport
+        parts += [transceiver.sender, transceiver.receiver, dtls, ice, ice.iceGatherer, ice._connection]
+        if isinstance(transceiver.receiver, RtpReceiver):
+            parts += transceiver.receiver.sockets
+    if pc.sctp is not None:
+        sctp: Any = pc.sctp
+        parts += sctp._data_channels.values()
+
+    def let_go() -> None:
+        for part in parts:
+            if part is not None:
+                vars(part).clear()
+
+    asyncio.get_running_loop().call_later(_LAST_TASKS_S, let_go)

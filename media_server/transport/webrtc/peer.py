@@ -32,8 +32,10 @@ from media_server.transport.webrtc.aiortc_private import (
     close_sockets,
     end_connecting,
     gather_on,
+    guard,
     hold_connecting,
     restart_ice,
+    take_apart,
     take_over,
     watch_goodbye,
 )
@@ -111,7 +113,7 @@ class WebRtcPeer:
     @property
     def rtt_ms(self) -> float | None:
         """Return the round-trip time as the peer's reports tell it; None while there were none."""
-        return self._sender.rtt_ms
+        return None if self._closed else self._sender.rtt_ms
 
     @property
     def heard_s(self) -> float:
@@ -200,6 +202,7 @@ class WebRtcPeer:
             logger.warning("closing a peer connection failed: %s: %s", type(error).__name__, error)
         finally:
             close_sockets(self._pc)
+            take_apart(self._pc)
 
     # --- inside ---
 
@@ -209,6 +212,7 @@ class WebRtcPeer:
 
     async def _answer(self, offer_sdp: str) -> str:
         await self._pc.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
+        guard(self._pc)
         self._codec = choose_codec(self._transceiver, _CODECS)
         events_hz = choose_events(self._pc, self._transceiver)
         self._digits = None if events_hz is None else DigitReader(events_hz)

@@ -36,6 +36,7 @@ RECEIVER_PARTS = ["started", "codecs", "rtcp_task", "remote_streams", "lsr", "ls
 CONNECTION_PARTS = [
     "_check_list",
     "_closing",
+    "_early_checks",
     "_local_candidates",
     "_local_candidates_end",
     "_local_candidates_start",
@@ -325,3 +326,21 @@ def test_every_error_of_aiortc_is_one_that_we_expect() -> None:
     own = [error for error in vars(exceptions).values() if isinstance(error, type) and issubclass(error, Exception)]
 
     assert [error for error in own if not issubclass(error, aiortc_private.AIORTC_ERRORS)] == []
+
+
+async def test_until_a_connection_stands_only_those_who_have_been_checked_reach_more_than_ice() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    await gather_on(transceiver, ["127.0.0.1"])
+    connection = transceiver.receiver.transport.transport._connection
+    (socket,) = connection._protocols
+    record = bytes([22, 254, 253]) + bytes(10)
+
+    socket.datagram_received(record, ("127.0.0.9", 5))
+    assert connection._queue.empty()
+
+    await connection.add_remote_candidate(aioice.Candidate.from_sdp("1 1 udp 1 127.0.0.9 5 typ host"))
+    connection._check_list.append(aioice.ice.CandidatePair(socket, connection._remote_candidates[0]))
+    socket.datagram_received(record, ("127.0.0.9", 5))
+    assert connection._queue.get_nowait() == (record, 1)
+    await pc.close()
