@@ -8,7 +8,7 @@ from media_server.audio.levels import is_inaudible
 from media_server.audio.playout import Floor, Playout
 from media_server.audio.resample import Resampler
 
-AHEAD_LIMIT_MS = 40
+AHEAD_LIMIT_MS = 25
 """What comes while more than this waits for the ear is left out: an echo that was late once would be late for ever."""
 
 

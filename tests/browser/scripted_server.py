@@ -143,5 +143,6 @@ async def serve() -> AsyncIterator[ScriptedServer]:
             yield server
         finally:
             beat.cancel()
+            server.answering.set()  # a page that no longer waits for its answer: the server would, for a minute
             await server.hang_up()
             await runner.cleanup()

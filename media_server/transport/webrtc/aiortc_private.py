@@ -108,6 +108,7 @@ class RtpReceiver(RTCRtpReceiver):
         self._on_event = on_event
         self._on_heard = on_heard
         self._event_types: set[int | None] = set()
+        self._statistics: dict[tuple[int, int], Any] = {}  # by source and payload type
         self.sockets: list[Any] = []
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
@@ -130,6 +131,7 @@ class RtpReceiver(RTCRtpReceiver):
     def _shortcut(self, datagram_received: Callable[[bytes, Any], None]) -> Callable[[bytes, Any], None]:
         """Return what takes a socket's datagrams: RTP goes to `_take`, all else (STUN, DTLS, RTCP) its old way."""
         transport = self.transport
+        take = self._take
 
         def receive(data: bytes, address: Any) -> None:
             # RFC 7983 section 7, RFC 5761 section 4: which datagram is RTP, by its first two bytes.
@@ -137,10 +139,11 @@ class RtpReceiver(RTCRtpReceiver):
                 datagram_received(data, address)
                 return
             try:
-                self._take(transport._rx_srtp.unprotect(data))
+                plain = transport._rx_srtp.unprotect(data)
             except pylibsrtp.Error:
                 # Forged, sent twice, or of a time before the keys: nothing that should be heard.
                 return
+            take(plain)
 
         return receive
 
@@ -149,26 +152,34 @@ class RtpReceiver(RTCRtpReceiver):
         if read is None:
             return
         payload_type, sound = read
-        private: Any = self
-        codec = private._RTCRtpReceiver__codecs.get(payload_type)
-        if codec is None or not self._enabled:
+        statistics = self._statistics.get((sound.ssrc, payload_type)) or self._meet(sound.ssrc, payload_type)
+        if statistics is None or not self._enabled:
             self._on_heard()
             return
-        streams = private._RTCRtpReceiver__remote_streams
-        statistics = streams.get(sound.ssrc)
-        if statistics is None:
-            router = self.transport._rtp_router
-            if len(streams) >= _MAX_SOURCES:
-                oldest = next(iter(streams))
-                del streams[oldest]
-                router.ssrc_table.pop(oldest, None)
-            statistics = streams[sound.ssrc] = _Statistics(codec.clockRate)
-            router.ssrc_table[sound.ssrc] = self  # whom the reports of this source are for
         statistics.add(sound)
         if payload_type in self._event_types:
             self._on_event(sound)
         else:
             self._on_packet(sound)
+
+    def _meet(self, ssrc: int, payload_type: int) -> Any:
+        """Return the statistics of a source, new or not; None: its packets are of no agreed codec."""
+        private: Any = self
+        codec = private._RTCRtpReceiver__codecs.get(payload_type)
+        if codec is None:
+            return None
+        streams = private._RTCRtpReceiver__remote_streams
+        if ssrc not in streams:
+            table = self.transport._rtp_router.ssrc_table
+            if len(streams) >= _MAX_SOURCES:
+                oldest = next(iter(streams))
+                del streams[oldest]
+                table.pop(oldest, None)
+                self._statistics.clear()
+            streams[ssrc] = _Statistics(codec.clockRate)
+            table[ssrc] = self  # whom the reports of this source are for
+        self._statistics[ssrc, payload_type] = streams[ssrc]
+        return streams[ssrc]
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         self._on_heard()
