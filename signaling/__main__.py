@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from media_server.config import SECRETS, Loaded, load_config
+from media_server.config import SECRETS, Config, Loaded, load_config
 from media_server.engines.build import SharedWorkers, build_engines
 from media_server.errors import ConfigError, ParleyError
 from media_server.event_loop import new_event_loop
@@ -113,7 +113,7 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=config.log.level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for library in ("aioice", "aiortc"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    n = config.server.workers or min(usable_cores(), config.server.max_calls, PROCESSES_MAX)
+    n = media_processes(config, usable_cores())
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         if place is None and n > 1:
             workers = partial(SharedWorkers, config)
@@ -129,6 +129,15 @@ def _serve(args: argparse.Namespace) -> int:
                     _say(line)
             runner.run(serve(config, engines, lambda _: None, neighbours))
     return 0
+
+
+def media_processes(config: Config, cores: int) -> int:
+    """Return how many media processes a server is to have on so many cores."""
+    if config.server.workers:
+        return config.server.workers
+    if config.asr.engine == "whisper":
+        return 1  # each would load the model
+    return min(cores, config.server.max_calls, PROCESSES_MAX)
 
 
 def _say(line: str) -> None:

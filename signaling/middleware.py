@@ -1,4 +1,4 @@
-"""What holds for every route: errors in the one shape that clients know, and headers.
+"""What holds for every route: errors in the one shape that clients know, headers, and how long a body may take.
 
     {"error": {"type": "invalid_request_error", "code": "not_found", "message": "...", "param": null}}
 
@@ -6,6 +6,7 @@ Whose fault it is decides the rest: a client is told what and why; a mistake of 
 traceback, and the client learns only that there was one.
 """
 
+import asyncio
 import logging
 
 from aiohttp import web
@@ -72,6 +73,20 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     for name, value in headers.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "parley"  # aiohttp has put in its version, and Python's
+
+
+async def read_body(request: web.Request, limit_s: float) -> bytes:
+    """Return what was sent.
+
+    Raises:
+        BadRequestError: it did not arrive in time.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            return await request.read()
+    except TimeoutError:
+        message = f"the body did not arrive within {limit_s:g} s"
+        raise BadRequestError(message, reason="body_too_slow") from None
 
 
 def _client_error(error: ClientError) -> web.Response:

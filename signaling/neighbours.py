@@ -25,13 +25,18 @@ import aiohttp
 from aiohttp import web
 
 from media_server.errors import NotFoundError, PeerGoneError, WarmingUpError
+from signaling.middleware import read_body
 
 logger = logging.getLogger(__name__)
 
 CALLS = "/v1/realtime/calls"
 _LINE = struct.Struct("@III")  # calls, ready, was ever ready; each line written by its own process alone
 _PASS_LIMIT_S = 15.0
+_REMOTE = "Parley-Remote"
+"""The header in which a neighbour says from where a request came to it; in what others send it means nothing."""
+
 _HOP_BY_HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
+_NOT_PASSED_ON = _HOP_BY_HOP | {_REMOTE.lower()}
 
 
 class Board:
@@ -96,11 +101,19 @@ def socket_of(folder: Path, index: int) -> Path:
 class Neighbours:
     """One's own place among the media processes of a server."""
 
-    def __init__(self, folder: Path, index: int, n: int) -> None:
-        """Take place `index` of `n`; `folder` is the server's own, for the board and the sockets."""
+    def __init__(self, folder: Path, index: int, n: int, *, body_limit_s: float = 10.0) -> None:
+        """Take place `index` of `n`.
+
+        Args:
+            folder: the server's own, for the board and the sockets.
+            index: from 0.
+            n: how many processes there are.
+            body_limit_s: how long a body may take to arrive that is to be passed on.
+        """
         self.index = index
         self.folder = folder
         self.board = Board(folder / "board", n)
+        self._body_limit_s = body_limit_s
         self._calls = 0
         self._ready = False
         self._sessions: dict[int, aiohttp.ClientSession] = {}
@@ -148,9 +161,8 @@ class Neighbours:
         if request.path == CALLS:
             ready = self.board.ready if request.method == "POST" else []
             return ready[0] if ready else self.index
-        call_id = request.path.removeprefix(f"{CALLS}/").partition("/")[0]
         try:
-            index = int(call_id.removeprefix("rtc_")[:2], 16)
+            index = int(_call_id(request).removeprefix("rtc_")[:2], 16)
         except ValueError:
             return self.index
         return index if index < self.board.n else self.index
@@ -161,16 +173,18 @@ class Neighbours:
         Raises:
             NotFoundError: it is not there, so neither is the call.
             WarmingUpError: it is not there, and the call would have been new.
+            BadRequestError: the body did not arrive in time.
         """
-        body = await request.read()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+        body = await read_body(request, self._body_limit_s)
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_PASSED_ON}
+        headers[_REMOTE] = request.remote or ""
         try:
             return await self._ask(index, request.method, request.path_qs, headers, body)
         except PeerGoneError as error:
             logger.warning("process %d does not answer %s: %s", index, request.path, error)
             if request.path == CALLS:
                 raise WarmingUpError("a media process is being replaced", retry_after_s=1) from None
-            raise NotFoundError(f"there is no call {request.path.rpartition('/')[2][:80]!r}") from None
+            raise NotFoundError(f"there is no call {_call_id(request)[:80]!r}", param="call_id") from None
 
     async def ask_all(self, path: str) -> list[web.Response]:
         """Return what the other processes answer to GET; without those that do not."""
@@ -189,7 +203,7 @@ class Neighbours:
             )
         try:
             async with session.request(method, f"http://media{path}", headers=headers, data=body) as answer:
-                kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+                kept = {name: value for name, value in answer.headers.items() if name.lower() not in _NOT_PASSED_ON}
                 return web.Response(status=answer.status, headers=kept, body=await answer.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise PeerGoneError(f"{type(error).__name__}: {error}") from error
@@ -203,7 +217,7 @@ async def pass_on(request: web.Request, handler: Callable[[web.Request], Awaitab
     """Answer what is ours, pass on what is another process's, and put together what is everybody's."""
     neighbours = request.app[NEIGHBOURS]
     if _came_from_neighbour(request):
-        return await handler(request)
+        return await handler(request.clone(remote=request.headers.get(_REMOTE, "")))
     if request.path == CALLS or request.path.startswith(f"{CALLS}/"):
         index = neighbours.whose(request)
         if index != neighbours.index:
@@ -213,6 +227,10 @@ async def pass_on(request: web.Request, handler: Callable[[web.Request], Awaitab
         texts = [_text(response), *(_text(answer) for answer in await neighbours.ask_all("/metrics"))]
         response.text = sum_metrics(texts)
     return response
+
+
+def _call_id(request: web.Request) -> str:
+    return request.path.removeprefix(f"{CALLS}/").partition("/")[0]
 
 
 def _came_from_neighbour(request: web.Request) -> bool:

@@ -30,7 +30,7 @@ from media_server.session.media import Restartable
 from media_server.session.session import Session
 from media_server.transport.webrtc.offer import check_offer
 from signaling.house import HOUSE, House
-from signaling.middleware import RESUME
+from signaling.middleware import RESUME, read_body
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ async def _resume_call(request: web.Request) -> web.Response:
     session = _find_call(request, house)
     if request.content_type != "application/sdp":
         raise UnsupportedError(f"Content-Type: found {request.content_type[:80]!r}, wanted application/sdp")
-    offer = check_offer(_text(await _read_body(request, house.body_limit_s), "sdp"))
+    offer = check_offer(_text(await read_body(request, house.body_limit_s), "sdp"))
     media = session.media
     answer = await media.restart(offer) if isinstance(media, Restartable) else None
     if answer is not None:
@@ -178,7 +178,7 @@ async def _read_request(request: web.Request, body_limit_s: float) -> _CallReque
     kind = request.content_type
     if kind not in {"application/sdp", "multipart/form-data"}:
         raise UnsupportedError(f"Content-Type: found {kind[:80]!r}, wanted application/sdp or multipart/form-data")
-    body = await _read_body(request, body_limit_s)
+    body = await read_body(request, body_limit_s)
     if kind == "application/sdp":
         return _CallRequest(_text(body, "sdp"), {})
     parts = _read_form(request.headers["Content-Type"], body)
@@ -186,15 +186,6 @@ async def _read_request(request: web.Request, body_limit_s: float) -> _CallReque
         found = ", ".join(parts)[:80] or "none"
         raise BadRequestError(f"form parts: found {found}, wanted 'sdp' and, if you like, 'session'", param="sdp")
     return _CallRequest(_text(parts["sdp"], "sdp"), _read_session(_text(parts.get("session", b"{}"), "session")))
-
-
-async def _read_body(request: web.Request, body_limit_s: float) -> bytes:
-    try:
-        async with asyncio.timeout(body_limit_s):
-            return await request.read()
-    except TimeoutError:
-        message = f"the body did not arrive within {body_limit_s:g} s"
-        raise BadRequestError(message, reason="body_too_slow") from None
 
 
 def _read_form(content_type: str, body: bytes) -> dict[str, bytes]:

@@ -12,18 +12,19 @@ again soon. Where the first of them cannot begin (a model is missing, the config
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import math
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from media_server.caller.tether import end_tethered, start_tethered
-from media_server.errors import ParleyError
+from media_server.errors import ConfigError, ParleyError
 from signaling.address import cannot_listen, url_of
 from signaling.neighbours import Board, socket_of
 
@@ -40,6 +41,10 @@ STOP_LIMIT_S = 15.0
 
 PROCESSES_MAX = 255
 """A call's id has two hexadecimal digits for its process."""
+
+FOLDER_MAX_BYTES = 64 + len("/parley-xxxxxxxx")
+"""The path of a Unix socket has at most 103 bytes (`sun_path`: 104 with its end on macOS, 108 on Linux); names in the
+folder have up to 15."""
 
 _POLL_S = 0.05
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -97,11 +102,11 @@ class Supervisor:
 
         Raises:
             AddressError: the address cannot be listened on.
-            EngineError, ConfigError: the workers cannot be had.
+            EngineError, ConfigError: the workers cannot be had, or their sockets have no place.
         """
         loop = asyncio.get_running_loop()
-        with hold_port(self._host, self._port) as held, tempfile.TemporaryDirectory(prefix="parley-") as name:
-            folder, port = Path(name), held.getsockname()[1]
+        with hold_port(self._host, self._port) as held, _own_folder() as folder:
+            port = held.getsockname()[1]
             board = Board(folder / "board", self._n)
             workers = self._build_workers(folder)
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -183,6 +188,27 @@ class Supervisor:
         finally:
             if not await end_tethered(process, STOP_LIMIT_S):
                 logger.error("media process %d did not end within %g s and was killed", index, STOP_LIMIT_S)
+
+
+@contextlib.contextmanager
+def _own_folder() -> Generator[Path, None, None]:
+    """Give a folder for what the processes share, which none but our own user can look into."""
+    with tempfile.TemporaryDirectory(prefix="parley-") as name:
+        folder = Path(name)
+        _check_room_for_sockets(folder)
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            # Who cleans up old temporary files leaves a locked folder alone (https://systemd.io/TEMPORARY_DIRECTORIES).
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(directory)
+
+
+def _check_room_for_sockets(folder: Path) -> None:
+    if len(os.fsencode(folder)) > FOLDER_MAX_BYTES:
+        where, most = str(folder.parent), FOLDER_MAX_BYTES - len(os.fsencode(folder.name)) - 1
+        raise ConfigError(f"TMPDIR: found {where[:80]!r}, wanted one whose name has at most {most} bytes, for sockets")
 
 
 def usable_cores(quota: Path = _CPU_QUOTA) -> int:

@@ -12,7 +12,7 @@ const RESUME_HEADER = "Parley-Resume"; // the token of a call, from a server tha
 const OPEN_LIMIT_MS = 15000;
 const HEARTBEAT_LIMIT_MS = 3000; // parley.levels comes five times a second
 const RESUME_PAUSES_MS = [0, 0, 2000, 4000, 8000]; // before each try; the server waits for about 28 s in all
-const RESUME_LIMIT_MS = 4000; // of each try
+const RESUME_LIMIT_MS = 4000; // of each try, and then of its first heartbeat
 const RETRY_AFTER_S = 5; // where a 503 does not say
 
 const SOUND = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
@@ -180,7 +180,7 @@ export class Call {
       if (peer.connectionState === "failed") this.#recover("lost");
       if (peer.connectionState === "disconnected") this.#renew();
     };
-    await Promise.all([this.#openChannel(peer, limitMs), this.#negotiate(peer)]);
+    await Promise.all([this.#openChannel(peer, limitMs), this.#negotiate(peer, AbortSignal.timeout(limitMs))]);
   }
 
   #openChannel(peer, limitMs) {
@@ -190,28 +190,36 @@ export class Call {
       // Either the server has ended the call, or it believes that we are gone: asked to go on, it tells which.
       if (channel === this.#channel) this.#recover("ended");
     };
+    const { signal } = this.#abort;
     return new Promise((resolve, reject) => {
-      const fail = () => reject(new CallError(this.#path ? "no_media" : "unreachable", "the data channel did not open"));
+      const end = (then) => {
+        clearTimeout(limit);
+        signal.removeEventListener("abort", fail);
+        then();
+      };
+      const problem = () => new CallError(this.#path ? "no_media" : "unreachable", "the data channel did not open");
+      const fail = () => end(() => reject(problem()));
       const limit = setTimeout(fail, limitMs);
-      this.#abort.signal.addEventListener("abort", fail);
-      channel.onopen = () => resolve(clearTimeout(limit));
+      signal.addEventListener("abort", fail);
+      channel.onopen = () => end(resolve);
     });
   }
 
-  async #negotiate(peer) {
-    peer.setConfiguration({ ...peer.getConfiguration(), iceServers: await this.#iceServers() });
+  /** Offer and take the answer. After the limit no offer is sent any more: another connection may be on its way. */
+  async #negotiate(peer, limit) {
+    peer.setConfiguration({ ...peer.getConfiguration(), iceServers: await this.#iceServers(limit) });
     await peer.setLocalDescription();
     const offer = peer.localDescription.sdp;
-    const answer = this.#path ? await this.#resume(offer) : await this.#exchange(offer);
+    const answer = this.#path ? await this.#resume(offer, limit) : await this.#exchange(offer);
     this.#farEnd = fingerprint(answer);
     this.#closeStale();
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
   }
 
   /** Return the server's STUN and TURN servers: none if it names none. A server that is not there is told of by the offer. */
-  async #iceServers() {
+  async #iceServers(limit) {
     try {
-      const response = await fetch(ICE_SERVERS_PATH, { headers: this.#headers, signal: this.#abort.signal });
+      const response = await fetch(ICE_SERVERS_PATH, { headers: this.#headers, signal: limit });
       return response.ok ? (await response.json()).ice_servers : [];
     } catch {
       return [];
@@ -235,12 +243,11 @@ export class Call {
   }
 
   /** Offer the server to go on with the call; return its answer. Throws CallError; "over" if there is no such call any more. */
-  async #resume(offer) {
+  async #resume(offer, limit) {
     const headers = { ...this.#headers, "Content-Type": "application/sdp", [RESUME_HEADER]: this.#token };
     let response;
     try {
-      const signal = AbortSignal.timeout(RESUME_LIMIT_MS);
-      response = await fetch(`${this.#path}/resume`, { method: "POST", headers, body: offer, signal });
+      response = await fetch(`${this.#path}/resume`, { method: "POST", headers, body: offer, signal: limit });
     } catch (error) {
       throw new CallError("unreachable", error.message);
     }
@@ -288,17 +295,18 @@ export class Call {
     const peer = this.#peer;
     peer.restartIce();
     await peer.setLocalDescription();
-    const answer = await this.#resume(peer.localDescription.sdp);
+    const answer = await this.#resume(peer.localDescription.sdp, AbortSignal.timeout(RESUME_LIMIT_MS));
     if (fingerprint(answer) !== this.#farEnd) throw new CallError("no_media", "the server wants another connection");
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
   }
 
   /** Wait for a heartbeat that came after `sinceMs`. */
   #beat(sinceMs) {
+    const untilMs = performance.now() + RESUME_LIMIT_MS;
     return new Promise((resolve, reject) => {
       const look = setInterval(() => {
         const beaten = this.#heartbeatMs !== null && this.#heartbeatMs > sinceMs;
-        if (!beaten && !this.#closed && performance.now() - sinceMs < RESUME_LIMIT_MS) return;
+        if (!beaten && !this.#closed && performance.now() < untilMs) return;
         clearInterval(look);
         if (beaten) resolve();
         else reject(new CallError("no_media", "nothing came over the connection"));
@@ -308,10 +316,17 @@ export class Call {
 
   /** Wait; not longer than until the browser has a network again, or the call is hung up. */
   #pause(ms) {
+    const { signal } = this.#abort;
     return new Promise((resolve) => {
-      setTimeout(resolve, ms);
-      addEventListener("online", resolve, { once: true, signal: this.#abort.signal });
-      this.#abort.signal.addEventListener("abort", resolve);
+      const end = () => {
+        clearTimeout(timer);
+        removeEventListener("online", end);
+        signal.removeEventListener("abort", end);
+        resolve();
+      };
+      const timer = setTimeout(end, ms);
+      addEventListener("online", end);
+      signal.addEventListener("abort", end);
     });
   }
 

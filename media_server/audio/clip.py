@@ -10,9 +10,6 @@ from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
 
 FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
 
-CATCH_UP_FRAMES = 25
-"""So many packets at most are made to get to the one that is wanted: 1 ms."""
-
 
 class Clip:
     """A stretch of speech in whole frames.
@@ -31,12 +28,12 @@ class Clip:
         """Return the sound of a frame, int16, shape (480,)."""
         return self.pcm[frame * FRAME_SAMPLES : (frame + 1) * FRAME_SAMPLES]
 
-    def packet(self, form: Hashable, frame: int, begin: Callable[[], Callable[[Pcm], bytes]]) -> bytes | None:
-        """Return the packet of a frame; None: it would take too long to make.
+    def packet(self, form: Hashable, frame: int, begin: Callable[[], Callable[[Pcm], bytes]]) -> bytes:
+        """Return the packet of a frame.
 
         Args:
             form: of the packets, such as the codec and its settings.
-            frame: which one, from 0.
+            frame: which one, from 0; the one before it has been asked for, in this call or another.
             begin: makes an encoder of that form, which is given the frames one after another.
         """
         track = self._tracks.get(form)
@@ -50,14 +47,10 @@ class _Track:
         self._encode: Callable[[Pcm], bytes] | None = encode
         self._packets: list[bytes] = []
 
-    def packet(self, frame: int, clip: Clip) -> bytes | None:
+    def packet(self, frame: int, clip: Clip) -> bytes:
         packets = self._packets
-        if self._encode is None or frame < len(packets):
-            return packets[frame]
-        if frame - len(packets) > CATCH_UP_FRAMES:
-            return None
-        while len(packets) <= frame:
-            packets.append(self._encode(clip.frame(len(packets))))
-        if len(packets) * FRAME_SAMPLES == len(clip.pcm):
-            self._encode = None  # its encoder is larger than the packets
+        if self._encode is not None and frame == len(packets):
+            packets.append(self._encode(clip.frame(frame)))
+            if len(packets) * FRAME_SAMPLES == len(clip.pcm):
+                self._encode = None  # its encoder is larger than the packets
         return packets[frame]

@@ -39,6 +39,7 @@ _SET_COMPLEXITY = 4010
 _SET_INBAND_FEC = 4012
 _SET_PACKET_LOSS_PERC = 4014
 _SET_SIGNAL = 4024
+_SET_PREDICTION_DISABLED = 4042
 _RESET_STATE = 4028
 
 _PLC_STEP_SAMPLES = HEARING_HZ * 25 // 10_000
@@ -151,6 +152,7 @@ class OpusEncoder:
         ):
             self._set(request, value)
         self.expect_loss(expected_loss_percent)
+        self._begins = False
         self._packet = ctypes.create_string_buffer(MAX_PACKET_BYTES)
         self._bytes = memoryview(self._packet).cast("B")
 
@@ -161,8 +163,13 @@ class OpusEncoder:
         self._set(_SET_PACKET_LOSS_PERC, percent)
 
     def begin(self) -> None:
-        """Let the next packet depend on none before it."""
+        """Let the next packet be one that any decoder can go on with, whatever it has decoded before.
+
+        Any other packet tells how much louder it is than the one before (RFC 6716 section 4.3.2.1), also the first.
+        """
         _check(self._lib.opus_encoder_ctl(self._state, _RESET_STATE))
+        self._set(_SET_PREDICTION_DISABLED, 1)
+        self._begins = True
 
     def _set(self, request: int, value: int) -> None:
         _check(self._lib.opus_encoder_ctl(self._state, request, ctypes.c_int(value)))
@@ -177,6 +184,9 @@ class OpusEncoder:
             OpusError: the frame has another length.
         """
         n_bytes = _check(self._lib.opus_encode(self._state, pcm.tobytes(), len(pcm), self._packet, MAX_PACKET_BYTES))
+        if self._begins:
+            self._begins = False
+            self._set(_SET_PREDICTION_DISABLED, 0)
         return bytes(self._bytes[:n_bytes])
 
 

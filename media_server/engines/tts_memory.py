@@ -67,9 +67,9 @@ class RememberingTts:
         yield SpeechChunk(parts[-1])
 
     def _remember(self, key: tuple[str, Voice], pcm: Pcm, words: tuple[Word, ...]) -> None:
-        if len(pcm) > LONGEST_S * self.rate_hz or pcm.nbytes > self._limit_bytes or key in self._said:
-            return
         clip = Clip(pcm)
+        if len(pcm) > LONGEST_S * self.rate_hz or clip.pcm.nbytes > self._limit_bytes or key in self._said:
+            return
         self._said[key] = clip, words
         self._held_bytes += clip.pcm.nbytes
         while self._held_bytes > self._limit_bytes:

@@ -84,21 +84,23 @@ def load_network(path: Path) -> Network:
         rate_hz = np.array(HEARING_HZ, dtype=np.int64)
         return Network(_open_session(model, path), memory=("state",), depth=2, constants={"sr": rate_hz})
     if taken == {"input", "h", "c"}:
-        _take_calls_for_time(model.graph)
+        _take_calls_for_time(model.graph, path)
         _multiply(model.graph)
         return Network(_open_session(model, path), memory=("h", "c"), depth=1, constants={})
     raise EngineMissingError(f"{path}: takes {sorted(taken)}, wanted input, state, sr or input, h, c (Silero VAD)")
 
 
-def _take_calls_for_time(graph: Any) -> None:
+def _take_calls_for_time(graph: Any, path: Path) -> None:
     """Let the first axis of the input be the calls, where the file meant the windows of one call.
 
     The LSTM behind the second transpose takes [time, calls, features]: the two transposes decide which is which.
     """
     permutations = {"/Transpose": [2, 0, 1], "/decoder/Transpose": [0, 2, 1]}
-    for node in graph.node:
-        if node.name in permutations:
-            node.attribute[0].ints[:] = permutations[node.name]
+    nodes = {node.name: node for node in graph.node}
+    for name, permutation in permutations.items():
+        if name not in nodes:
+            raise EngineMissingError(f"{path}: {name} is not in it, wanted silero_vad.onnx or silero_vad_v6.onnx")
+        nodes[name].attribute[0].ints[:] = permutation
     for value in (*graph.input, *graph.output):
         if value.name in ("h", "c", "hn", "cn"):
             calls = value.type.tensor_type.shape.dim[1]
@@ -111,11 +113,14 @@ def _multiply(graph: Any) -> None:
     """Put products of matrices in the place of the convolutions over frames; another graph is left as it is."""
     weights = {each.name: each for each in graph.initializer}
     front = {node.name: node for node in graph.node if node.name.startswith("/encoder/feature_extractor/")}
-    padding, transform = (front.get(f"/encoder/feature_extractor/{name}") for name in ("padding/Pad", "Conv"))
-    halves = [node for node in graph.node if transform is not None and transform.output[0] in node.input]
-    if padding is None or transform is None or [half.op_type for half in halves] != ["Slice", "Slice"]:
+    names = [f"/encoder/feature_extractor/{name}" for name in ("padding/Pad", "Unsqueeze", "Conv")]
+    if not front.keys() >= set(names):
         return
-    replaced = {node.output[0] for node in (padding, front["/encoder/feature_extractor/Unsqueeze"], transform, *halves)}
+    padding, unsqueeze, transform = (front[name] for name in names)
+    halves = [node for node in graph.node if transform.output[0] in node.input]
+    if [half.op_type for half in halves] != ["Slice", "Slice"]:
+        return
+    replaced = {node.output[0] for node in (padding, unsqueeze, transform, *halves)}
     rewriting = _Rewriting(graph)
     rewriting.spectrum(weights[transform.input[1]], [half.output[0] for half in halves])
     n_frames = _FRAMES

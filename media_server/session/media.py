@@ -95,9 +95,16 @@ class Connection:
 
     Attributes:
         admitted: set once the media stands and the call has given it an entrance.
+        stood_s: the loop time at which that was; 0: not yet.
     """
 
     def __init__(self, media: Media) -> None:
         self.media = media
         self.task: asyncio.Task[None] | None = None
         self.admitted: asyncio.Future[Entrance] = asyncio.get_running_loop().create_future()
+        self.stood_s = 0.0
+
+    @property
+    def heard_s(self) -> float:
+        """Return the loop time at which the caller was last there: they were when the connection came to stand."""
+        return max(self.media.heard_s, self.stood_s)

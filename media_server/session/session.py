@@ -161,7 +161,7 @@ class Session:
         self._barge_in_arrived_s = 0.0
         self._reply_due: Stopwatch | None = None
         self._greeted = False
-        self._greet_again = False  # nothing of the greeting was heard, and nothing else was said
+        self._greet_again = False  # nothing of the greeting was heard, and nothing else was said: for who comes back
         self._over = False  # nothing new begins: the call is ending, or a task of it has failed
         self._active_s = 0.0
         self._dropped_ms = 0.0
@@ -412,19 +412,21 @@ class Session:
             return
         before, self._coming = self._connection, None
         if before is not None:
-            self._fall_silent(before.media.heard_s)
+            self._fall_silent(before.heard_s)
             if before.task is not None:
                 before.task.cancel()
         resumed = before is not None or self._lost is not None
         self._connection, self._lost = connection, None
+        connection.stood_s = asyncio.get_running_loop().time()
         self._entrance = self._entrance.follow()
         connection.admitted.set_result(self._entrance)
         if resumed:
             logger.info("%s: resumed", self.id)
             self._metrics.count("calls_resumed_total")
-            self._active_s = asyncio.get_running_loop().time()
+            self._active_s = connection.stood_s
             self._answer_what_waits()
-            if self._greet_again and not self.turns.caller_talking:
+            if self._greet_again and not self.turns.caller_talking and self.replies.agent is Agent.SILENT:
+                self._greeted = True
                 self.replies.say(self._engines.greeting, self.settings, Stopwatch())
 
     def _ends_call(self, gone: Disconnected) -> bool:
@@ -440,7 +442,7 @@ class Session:
         logger.info("%s: lost: %s", self.id, gone.reason)
         self._connection = None
         self._lost = (asyncio.get_running_loop().time(), gone.reason)
-        self._fall_silent(gone.connection.media.heard_s)
+        self._fall_silent(gone.connection.heard_s)
         return False
 
     def _fall_silent(self, heard_s: float) -> None:
@@ -659,9 +661,11 @@ class Session:
         self._answer_what_waits()
 
     def _greet(self) -> None:
-        if self._greeted or len(self.conversation) or self.turns.caller_talking or self._lost is not None:
+        if self._greeted or len(self.conversation) or self.turns.caller_talking:
             return
-        if self.replies.agent is Agent.SILENT:
+        if self._lost is not None:
+            self._greet_again = True
+        elif self.replies.agent is Agent.SILENT:
             self._greeted = True
             self.replies.say(self._engines.greeting, self.settings, Stopwatch())
 

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import faster_whisper
 import numpy as np
+import onnx
 import pytest
 from faster_whisper.vad import get_vad_model
 
@@ -194,6 +195,31 @@ async def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(EngineMissingError, match="not a file that ONNX can read"):
         await SileroVad(model=path).load()
+
+
+def with_a_node_renamed(name: str, path: Path) -> Path:
+    """Return the path of a network that is that of faster-whisper but for the name of a node."""
+    model = onnx.load(Path(faster_whisper.__path__[0], "assets", "silero_vad_v6.onnx"))
+    (node,) = [node for node in model.graph.node if node.name == name]
+    node.name = "/another"
+    onnx.save(model, path / "silero_vad.onnx")
+    return path / "silero_vad.onnx"
+
+
+async def test_a_network_that_cannot_take_many_calls_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineMissingError, match=r"/Transpose is not in it"):
+        await SileroVad(model=with_a_node_renamed("/Transpose", tmp_path)).load()
+
+
+@pytest.mark.parametrize("part", ["padding/Pad", "Unsqueeze", "Conv"])
+async def test_a_network_that_is_not_made_faster_hears_the_same(part: str, tmp_path: Path) -> None:
+    slow = SileroVad(model=with_a_node_renamed(f"/encoder/feature_extractor/{part}", tmp_path))
+    fast = SileroVad(model=Path(faster_whisper.__path__[0], "assets", "silero_vad_v6.onnx"))
+    sound = np.random.default_rng(1).normal(0, 3_000, 8 * WINDOW_SAMPLES).astype(np.int16)
+    await slow.load()
+    await fast.load()
+
+    assert await listen(slow.open(), sound) == pytest.approx(await listen(fast.open(), sound), abs=1e-5)
 
 
 async def test_an_engine_that_is_not_loaded_says_so() -> None:

@@ -122,6 +122,60 @@ def test_a_greeting_that_was_spoken_to_nobody_is_spoken_again() -> None:
     assert run_virtual(main()) == [("assistant", ""), ("assistant", "Welcome to you.")]
 
 
+def test_a_greeting_that_was_due_while_nobody_was_there_is_spoken_when_they_are_back() -> None:
+    async def main() -> list[tuple[str, str]]:
+        async with calling(scripted(greeting="Welcome to you.")) as scene:
+            await scene.stage.wait(CallStarted)
+            scene.stage.lose()
+            await scene.stage.closed.wait()
+            await asyncio.sleep(5)
+            stage = come_back(scene)
+            await stage.wait(PlayoutStopped)
+            return scene.texts()
+
+    assert run_virtual(main()) == [("assistant", "Welcome to you.")]
+
+
+def test_whoever_has_spoken_meanwhile_is_answered_and_not_greeted_again() -> None:
+    async def main() -> list[tuple[str, str]]:
+        async with calling(scripted(greeting="Welcome to you.")) as scene:
+            await scene.stage.wait(PlayoutStarted)
+            scene.stage.present.clear()
+            await scene.stage.wait(PlayoutStopped)
+            await asyncio.sleep(3)
+            scene.stage.speaking = True
+            for _ in range(50):
+                scene.stage.put_packet()
+                await asyncio.sleep(0.02)
+            scene.stage.lose()
+            await scene.stage.closed.wait()
+            await asyncio.sleep(5)
+            stage = come_back(scene)
+            await stage.wait(PlayoutStopped)
+            await asyncio.sleep(5)
+            return scene.texts()
+
+    assert run_virtual(main()) == [("assistant", ""), ("user", "hello there"), ("assistant", "Good morning to you.")]
+
+
+def test_a_connection_that_is_lost_as_soon_as_it_stands_costs_nothing_that_was_heard_before() -> None:
+    async def main() -> list[tuple[str, str]]:
+        async with calling(scripted()) as scene:
+            await scene.stage.say(1)
+            await scene.stage.wait(PlayoutStopped)
+            await asyncio.sleep(3)
+            scene.stage.lose()
+            await scene.stage.closed.wait()
+            stage = Stage()
+            stage.lose()
+            scene.session.attach_media(stage)
+            await stage.closed.wait()
+            await asyncio.sleep(1)
+            return scene.texts()
+
+    assert run_virtual(main()) == [("user", "hello there"), ("assistant", "Good morning to you.")]
+
+
 def test_what_the_caller_was_saying_when_they_were_lost_is_answered_when_they_are_back() -> None:
     async def main() -> tuple[list[str], list[str]]:
         async with calling(scripted()) as scene:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from media_server.config import known_names
-from signaling.__main__ import main
+from media_server.config import known_names, load_config
+from signaling.__main__ import main, media_processes
 from signaling.house import VERSION
 
 
@@ -71,6 +71,20 @@ def test_a_wrong_value_is_one_line_and_status_2(
     assert capsys.readouterr().err == (
         "parley: PARLEY_TURN__SILENCE_MSS: unknown name 'turn.silence_mss'; did you mean 'PARLEY_TURN__SILENCE_MS'?\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "n"),
+    [
+        ({}, 8),
+        ({"PARLEY_SERVER__MAX_CALLS": "3"}, 3),
+        ({"PARLEY_SERVER__WORKERS": "5"}, 5),
+        ({"PARLEY_ASR__ENGINE": "whisper"}, 1),
+        ({"PARLEY_ASR__ENGINE": "whisper", "PARLEY_SERVER__WORKERS": "2"}, 2),
+    ],
+)
+def test_there_is_a_media_process_a_core_unless_each_would_load_a_model(environ: dict[str, str], n: int) -> None:
+    assert media_processes(load_config(environ).config, cores=8) == n
 
 
 @pytest.mark.parametrize("argv", [[], ["dance"], ["serve", "--port", "x"], ["config", "--host"]])

@@ -1,6 +1,8 @@
 """What a media process knows of the others, and what it passes on."""
 
+import asyncio
 import fcntl
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from signaling.middleware import answer_errors
 from signaling.neighbours import CALLS, NEIGHBOURS, Board, Neighbours, pass_on, sum_metrics
 
 
@@ -15,7 +18,7 @@ async def answer(request: web.Request) -> web.Response:
     """Say who answers, and what arrived."""
     body = (await request.read()).decode()
     text = f"{request.app[NEIGHBOURS].index} {request.method} {request.path_qs} {body}".strip()
-    return web.Response(text=text, headers={"Location": "/there"})
+    return web.Response(text=text, headers={"Location": "/there", "Asked-From": str(request.remote)})
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -23,7 +26,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 def build(neighbours: Neighbours) -> web.Application:
-    app = web.Application(middlewares=[pass_on])
+    app = web.Application(middlewares=[answer_errors, pass_on])
     app[NEIGHBOURS] = neighbours
     app.router.add_get("/metrics", metrics)
     app.router.add_route("*", "/{rest:.*}", answer)
@@ -33,8 +36,8 @@ def build(neighbours: Neighbours) -> web.Application:
 class Street:
     """Two processes in one, each on its Unix socket; requests come to the first."""
 
-    def __init__(self, folder: Path) -> None:
-        self.houses = [Neighbours(folder, index, 2) for index in range(2)]
+    def __init__(self, folder: Path, body_limit_s: float = 10.0) -> None:
+        self.houses = [Neighbours(folder, index, 2, body_limit_s=body_limit_s) for index in range(2)]
         self._runners = [web.AppRunner(build(house)) for house in self.houses]
 
     async def __aenter__(self) -> "Street":
@@ -164,7 +167,36 @@ async def test_calls_of_a_process_that_died_are_not_found_and_new_ones_are_told_
     async with Street(tmp_path) as street:
         street.houses[0].note_calls(1)
         await street.kill(1)
-        async with street.client.post(CALLS) as new, street.client.delete(f"{CALLS}/rtc_01abc") as known:
+        async with street.client.post(CALLS) as new, street.client.post(f"{CALLS}/rtc_01abc/resume") as known:
             statuses = new.status, known.status
+            message = (await known.json())["error"]["message"]
 
-    assert statuses == (500, 500)  # as the errors that `answer_errors` turns into 503 and 404
+    assert statuses == (503, 404)
+    assert message == "there is no call 'rtc_01abc'"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_to_pass_it_on(tmp_path: Path) -> None:
+    never = asyncio.Event()
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        yield b"v=0"
+        await never.wait()
+
+    async with Street(tmp_path, body_limit_s=0.01) as street:
+        street.houses[0].note_calls(1)
+        async with street.client.post(CALLS, data=body()) as response:
+            error = (await response.json())["error"]
+            never.set()
+
+    assert (response.status, error["code"]) == (400, "body_too_slow")
+
+
+async def test_a_process_knows_from_where_a_request_came_that_is_passed_on(tmp_path: Path) -> None:
+    async with Street(tmp_path) as street:
+        forged = {"Parley-Remote": "203.0.113.7"}
+        async with street.client.delete(f"{CALLS}/rtc_01abc", headers=forged) as response:
+            passed_on = response.headers["Asked-From"]
+        async with street.client.delete(f"{CALLS}/rtc_00abc", headers=forged) as response:
+            own = response.headers["Asked-From"]
+
+    assert (passed_on, own) == ("127.0.0.1", "127.0.0.1")

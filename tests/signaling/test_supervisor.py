@@ -1,9 +1,11 @@
 """Two media processes behind one port."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import aiohttp
@@ -12,8 +14,9 @@ import pytest
 
 from media_server.caller.client import CallClient
 from media_server.caller.demo import running_server
-from media_server.errors import AddressError, PeerGoneError, ServerFullError
-from signaling.supervisor import hold_port, usable_cores
+from media_server.engines.build import SharedWorkers
+from media_server.errors import AddressError, ConfigError, PeerGoneError, ServerFullError
+from signaling.supervisor import Supervisor, hold_port, usable_cores
 from tests.servers import server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
@@ -189,3 +192,38 @@ def test_a_quota_of_a_container_is_heard(tmp_path: Path, quota: str, cores: int)
     file.write_text(f"{quota} 100000\n")
 
     assert usable_cores(file) == min(cores, len(os.sched_getaffinity(0)))
+
+
+async def test_a_temporary_folder_whose_name_is_too_long_for_sockets_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    def build_workers(folder: Path) -> SharedWorkers:
+        raise AssertionError(folder)
+
+    with pytest.raises(ConfigError, match=r"TMPDIR: found .*, wanted one whose name has at most 64 bytes"):
+        await Supervisor([], 2, "127.0.0.1", 0, build_workers, lambda _: None).run()
+
+    assert list(long.iterdir()) == []
+
+
+async def test_the_folder_of_a_server_is_locked_against_those_who_clean_up() -> None:
+    tried: list[str] = []
+
+    def build_workers(folder: Path) -> SharedWorkers:
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tried.append("locked")
+        finally:
+            os.close(directory)
+        raise ConfigError("enough")
+
+    with pytest.raises(ConfigError, match="enough"):
+        await Supervisor([], 2, "127.0.0.1", 0, build_workers, lambda _: None).run()
+
+    assert tried == ["locked"]

@@ -156,7 +156,13 @@ class Worker:
             self._lose(parent)
             return
         parent.unread += got
-        for frame in take_frames(parent.unread):
+        try:
+            frames = take_frames(parent.unread)
+        except ValueError:  # it costs who sent it, and nobody else
+            traceback.print_exc()
+            self._lose(parent)
+            return
+        for frame in frames:
             if parent.sock in self._parents:
                 self._take(parent, frame)
 

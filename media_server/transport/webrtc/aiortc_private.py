@@ -11,12 +11,14 @@
     telephone events beside it                          RTCPeerConnection.__remoteDescription
     candidates on addresses and ports of our choice     aioice StunProtocol, Connection._protocols, ._local_candidates,
                                                         .get_component_candidates (of a TURN server)
+    a check may tell no priority                        aioice Connection.request_received
+    no handshake with strangers                         aioice Connection._remote_candidates, ._early_checks
     its connecting tasks in our hands                   RTCPeerConnection.__connect
     new ICE credentials and checks on the old sockets   aioice Connection (most of it), StunProtocol.receiver,
                                                         RTCPeerConnection.__remoteDtls, .__remoteDescription
     a goodbye told from a loss                          aioice Connection._closing
     sockets closed for certain                          aioice Connection._protocols
-    memory given back at once                           RTCSctpTransport._data_channels, and all that they hold
+    memory given back at once                           all that they hold, by `take_apart`
     what cannot be read is dropped                      StunProtocol.datagram_received, RTCSctpTransport._handle_data,
                                                         ._last_received_tsn, RTCDtlsTransport._handle_rtcp_data
 
@@ -123,9 +125,8 @@ class RtpReceiver(RTCRtpReceiver):
         self.transport._register_rtp_receiver(self, parameters)
         private._RTCRtpReceiver__rtcp_task = asyncio.ensure_future(self._run_rtcp())
         private._RTCRtpReceiver__started = True
-        self.sockets = list(self.transport.transport._connection._protocols)
+        self.sockets = _connected_sockets(self.transport)
         for protocol in self.sockets:
-            protocol.connected = True
             protocol.datagram_received = self._shortcut(protocol.datagram_received)
 
     def _shortcut(self, datagram_received: Callable[[bytes, Any], None]) -> Callable[[bytes, Any], None]:
@@ -184,6 +185,14 @@ class RtpReceiver(RTCRtpReceiver):
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         self._on_heard()
         await super()._handle_rtcp_packet(packet)
+
+
+def _connected_sockets(dtls: RTCDtlsTransport) -> list[Any]:
+    """Return the sockets of a connection that stands, and let them know. Who only listens has no receiver started."""
+    sockets: list[Any] = list(dtls.transport._connection._protocols)
+    for socket in sockets:
+        socket.connected = True
+    return sockets
 
 
 class _Statistics(StreamStatistics):
@@ -266,6 +275,7 @@ class RtpSender(RTCRtpSender):
         # aiortc starts this when the connection stands, and `stop` cancels it and waits for the second event.
         private: Any = self
         private._RTCRtpSender__rtp_started.set()
+        _connected_sockets(self.transport)
         self._payload_type = codec.payloadType or 0
         template = RtpPacket()
         template.extensions.mid = private._RTCRtpSender__mid
@@ -456,7 +466,8 @@ class _Socket(StunProtocol):
 
     def _knows(self, address: tuple[Any, ...]) -> bool:
         connection: Any = self.receiver
-        return any(pair.remote_addr == address for pair in connection._check_list) or any(
+        # Not `_check_list`: aioice takes out of it what need not be checked any more.
+        return any((each._network_host, each.port) == address for each in connection._remote_candidates) or any(
             early == address for _, early, _ in connection._early_checks
         )
 
@@ -567,6 +578,7 @@ async def restart_ice(
     if not same_end or not same_lines or ice.usernameFragment == present.remote_username:
         return None
     fresh = Connection(ice_controlling=present.ice_controlling)
+    _take_checks_without_priority(fresh)
     fresh.remote_username, fresh.remote_password, fresh.remote_is_lite = ice.usernameFragment, ice.password, ice.iceLite
     fresh._protocols = present._protocols
     fresh._local_candidates = present._local_candidates
@@ -688,9 +700,6 @@ def take_apart(pc: RTCPeerConnection) -> None:
         parts += [transceiver.sender, transceiver.receiver, dtls, ice, ice.iceGatherer, ice._connection]
         if isinstance(transceiver.receiver, RtpReceiver):
             parts += transceiver.receiver.sockets
-    if pc.sctp is not None:
-        sctp: Any = pc.sctp
-        parts += sctp._data_channels.values()
 
     def let_go() -> None:
         for part in parts:

@@ -36,7 +36,10 @@ class SoundEncoder(Protocol):
         """Return the packet of one frame, int16, shape (480,)."""
 
     def ready(self, clip: Clip, frame: int) -> bytes | None:
-        """Return the packet of a clip's frame; None: the frame must be encoded like any other."""
+        """Return the packet of a clip's frame; None: the frame must be encoded like any other.
+
+        To be called for each frame in turn. A clip is joined at its beginning alone: a packet builds on the one before.
+        """
 
     def expect_loss(self, percent: int) -> None:
         """Prepare for so much of it to be lost; 0: nothing."""
@@ -56,7 +59,7 @@ class OpusVoice:
     def encode(self, pcm: Pcm) -> bytes:
         """See `SoundEncoder`."""
         if self._last_ready is not None:
-            # What the far end has decoded last was of another encoder: this one begins there, too.
+            # What the far end has decoded last was of another encoder: this one gets there, too.
             clip, frame = self._last_ready
             self._last_ready = None
             self._encoder.begin()
@@ -65,17 +68,20 @@ class OpusVoice:
 
     def ready(self, clip: Clip, frame: int) -> bytes | None:
         """See `SoundEncoder`. There are none with copies."""
-        if self._copies:
+        if self._copies or (frame > 0 and self._last_ready != (clip, frame - 1)):
             return None
-        packet = clip.packet(("opus", *self._settings), frame, lambda: self._make_encoder().encode)
-        if packet is not None:
-            self._last_ready = clip, frame
-        return packet
+        self._last_ready = clip, frame
+        return clip.packet(("opus", *self._settings), frame, self._begin_clip)
 
     def expect_loss(self, percent: int) -> None:
         """See `SoundEncoder`."""
         self._copies = percent > 0
         self._encoder.expect_loss(percent)
+
+    def _begin_clip(self) -> Callable[[Pcm], bytes]:
+        encoder = self._make_encoder()
+        encoder.begin()
+        return encoder.encode
 
     def _make_encoder(self) -> opus.OpusEncoder:
         bitrate_bps, complexity = self._settings

@@ -145,8 +145,9 @@ class WebRtcPeer:
         Raises:
             BadRequestError: the offer cannot be read.
         """
-        await end_connecting(self._restarts)  # of two the later one counts
-        self._restarts.clear()
+        while self._restarts:  # of two the later one counts; another may have begun while we waited
+            await end_connecting(self._restarts)
+            self._restarts = [task for task in self._restarts if not task.done()]
         if self._closed or self._pc.connectionState != "connected":
             return None
         try:

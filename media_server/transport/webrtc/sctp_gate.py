@@ -45,13 +45,12 @@ def is_sound(packet: bytes, last_tsn: int | None) -> bool:
 def _is_sound_chunk(kind: int, body: bytes, last_tsn: int | None) -> bool:
     if len(body) < _LEAST_BYTES.get(kind, 0):
         return False
-    match kind:
-        case 0:
-            return last_tsn is not None and _ahead(int.from_bytes(body[:4]), last_tsn) <= MAX_TSN_AHEAD
-        case 3:
-            return _is_sound_sack(body)
-        case 192:
-            return last_tsn is not None and len(body) % 4 == 0
+    if kind == _DATA:
+        return last_tsn is not None and _ahead(int.from_bytes(body[:4]), last_tsn) <= MAX_TSN_AHEAD
+    if kind == _SACK:
+        return _is_sound_sack(body)
+    if kind == _FORWARD_TSN:
+        return last_tsn is not None and len(body) % 4 == 0
     begin = _PARAMETERS_FROM.get(kind)
     return begin is None or _are_sound_parameters(kind, body, begin)
 

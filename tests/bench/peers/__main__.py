@@ -1,8 +1,9 @@
-"""`make bench-peers`: what FastRTC, Pipecat and aiortc's own echo carry, and what ours does, in one run.
+"""`make bench-peers`: what FastRTC, Pipecat and a plain aiortc echo carry, and what ours does, in one run.
 
-Each peer gets an environment of its own in `.venv-peers`, pinned. All are an echo and are measured by `parley load`:
-the same callers, one fresh server a load, first with so many calls as are named, then with more until 1 % of the
-packets are over 20 ms late, twice in a row. A peer that cannot be installed or started is a row that says why.
+FastRTC and Pipecat get environments of their own in `.venv-peers`, pinned; aiortc is the one that we stand on. All are
+an echo and are measured by `parley load`: the same callers, one fresh server a load, first with so many calls as are
+named, then with more until a call fails, 1 % of the packets are over 20 ms late, or 2 % are not sent, twice in a row.
+A peer that cannot be installed or started is a row that says why.
 
     python -m tests.bench.peers --peers fastrtc --calls 1 5 --seconds 5
 """
@@ -100,7 +101,8 @@ async def run(
     if table:
         show(
             "peers",
-            "Echoes, callers on the same machine; CPU in ms a call and second, MB a call, ms",
+            f"Echoes, one media process each, callers on the same machine, {RATE:g} new calls a second "
+            f"(at ours {OUR_RATE:g}); CPU in ms a call and second, MB a call, ms",
             table,
             loads=loads,
         )

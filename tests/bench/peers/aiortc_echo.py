@@ -1,4 +1,4 @@
-"""The echo of aiortc's own examples, to measure ours against: python -m tests.bench.peers.aiortc_echo PORT"""
+"""A plain aiortc echo, after its examples, to measure ours against: python -m tests.bench.peers.aiortc_echo PORT"""
 
 import sys
 

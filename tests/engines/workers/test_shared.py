@@ -220,6 +220,20 @@ async def test_a_pool_that_joined_workers_that_cannot_load_waits_and_says_why(tm
         await has.close()
 
 
+async def test_whoever_sends_what_is_no_frame_is_left_and_nobody_else(tmp_path: Path) -> None:
+    async with shared(tmp_path) as (has, one, _), one.open({}) as stream:
+        await stream.send(b"begun")
+        assert await stream.get()
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "echo-0.sock"))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(10):
+            await reader.read()
+        writer.close()
+
+        assert (await finish(stream))["closed"] == 0
+        assert len(has.process_ids) == 1
+
+
 async def test_when_who_has_the_workers_ends_they_are_down_for_the_others(tmp_path: Path) -> None:
     async with shared(tmp_path) as (has, one, _):
         await has.close()

@@ -152,5 +152,32 @@ def test_there_is_no_click_where_a_clip_is_left_in_the_middle() -> None:
     assert np.abs(np.diff(heard[3_200:])).max() < 1.1 * steepest
 
 
+@pytest.mark.parametrize("before", [silence(10 * 480), tone(10)], ids=["silence", "speech"])
+def test_a_clip_is_as_loud_as_it_was_made_from_its_first_packet_on(before: Pcm) -> None:
+    outbound = Outbound(ENCODERS["opus"](CONFIG))
+    decoder = OpusDecoder()
+    for pcm in frames(before):
+        decoder.decode(outbound.packet(pcm).payload)
+
+    heard = np.concatenate([decoder.decode(made.payload) for made in said(outbound, Clip(tone(20)), 5)]).astype(float)
+
+    # The first 6.5 ms are of what was before: the delay of Opus.
+    assert [heard[at : at + 80].std() for at in range(120, 1_600, 80)] == pytest.approx([5_657] * 19, rel=0.2)
+
+
+def test_a_clip_that_was_left_is_not_joined_again_in_its_middle() -> None:
+    outbound = Outbound(ENCODERS["opus"](CONFIG))
+    clip = Clip(tone(20))
+    ready = {made.payload for made in said(Outbound(ENCODERS["opus"](CONFIG)), clip)}
+
+    said(outbound, clip, 5)
+    outbound.packet(clip.frame(5))
+    after = [outbound.packet(clip.frame(frame), (clip, frame)).payload for frame in (6, 7)]
+    again = [made.payload for made in said(outbound, clip, 8)]
+
+    assert ready.isdisjoint(after)
+    assert ready.issuperset(again)
+
+
 def said(outbound: Outbound, clip: Clip, n_frames: int = 20) -> list[Outgoing]:
     return [outbound.packet(pcm, (clip, frame)) for frame, pcm in enumerate(frames(clip.pcm)[:n_frames])]

@@ -6,7 +6,9 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
+import aioice
 import numpy as np
 import pytest
 import uvloop
@@ -318,14 +320,67 @@ async def test_a_restart_that_finds_no_path_leaves_the_old_one_alone() -> None:
     config = CONFIG.model_copy(update={"connect_timeout_s": 0.3})
     async with running(far, config=config) as call, asyncio.timeout(LIMIT_S):
         await call.hear(1_600)
-        offer = re.sub(r"(a=ice-(?:ufrag|pwd):)\S{4}", r"\1zzzz", far.pc.localDescription.sdp)
-        answer = await call.peer.restart(re.sub(r"a=candidate:.*\r\n", "", offer))
+        answer = await call.peer.restart(unreachable(far.pc.localDescription.sdp, "zzzz"))
         received = call.peer.counts.received
         while call.peer.counts.received < received + 40:
             await call.hear(1_600)
 
         assert answer is not None
         assert not call.task.done()
+
+
+def unreachable(offer: str, credentials: str) -> str:
+    """Return an offer to restart with other credentials, four letters, and without a candidate."""
+    offer = re.sub(r"(a=ice-(?:ufrag|pwd):)\S{4}", rf"\g<1>{credentials}", offer)
+    return re.sub(r"a=candidate:.*\r\n", "", offer)
+
+
+async def test_of_restarts_that_are_asked_for_at_once_the_last_one_counts() -> None:
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        await call.peer.restart(unreachable(far.pc.localDescription.sdp, "xxxx"))
+        await asyncio.gather(
+            call.peer.restart(unreachable(far.pc.localDescription.sdp, "yyyy")),
+            call.peer.restart(unreachable(far.pc.localDescription.sdp, "zzzz")),
+        )
+        under_way = [task for task in asyncio.all_tasks() if task.get_name() == "restart" and not task.cancelling()]
+
+        assert len(under_way) == 1
+
+
+async def test_who_only_listens_is_understood_while_they_restart() -> None:
+    far = FarEnd()
+    far.transceiver.direction = "recvonly"
+    async with running(far, playout=tone_playout(20)) as call, asyncio.timeout(LIMIT_S):
+        await far.opened.wait()
+        await call.peer.restart(unreachable(far.pc.localDescription.sdp, "zzzz"))
+        (restart,) = [task for task in asyncio.all_tasks() if task.get_name() == "restart"]
+        far.channel.send("sing 5")
+        message = await far.messages.get()
+
+        assert message == "error unknown_word 5"
+        assert not restart.done()
+
+
+async def test_a_restart_takes_checks_that_tell_no_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = aioice.Connection.build_request
+
+    def build_without(connection: aioice.Connection, pair: Any, nominate: bool) -> Any:
+        request = build(connection, pair, nominate)
+        del request.attributes["PRIORITY"]
+        return request
+
+    far = FarEnd(tone_hz=1_000)
+    async with running(far) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        monkeypatch.setattr(aioice.Connection, "build_request", build_without)
+        assert await far.move("127.0.0.2", call.peer.restart)
+        (restart,) = [task for task in asyncio.all_tasks() if task.get_name() == "restart"]
+        await restart
+        path = call.peer._transceiver.receiver.transport.transport._connection._nominated[1]
+
+        assert path.remote_addr[0] == "127.0.0.2"
 
 
 def protocols_of(far: FarEnd) -> list[StunProtocol]:
