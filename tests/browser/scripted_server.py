@@ -143,6 +143,8 @@ async def serve() -> AsyncIterator[ScriptedServer]:
             yield server
         finally:
             beat.cancel()
-            server.answering.set()  # a page that no longer waits for its answer: the server would, for a minute
+            # An offer that still waits for its answer is refused: it would hold up the clean-up for a minute.
+            server.refuse = web.Response(status=503)
+            server.answering.set()
             await server.hang_up()
             await runner.cleanup()
