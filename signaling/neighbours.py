@@ -26,10 +26,10 @@ from aiohttp import web
 
 from media_server.errors import NotFoundError, PeerGoneError, WarmingUpError
 from signaling.middleware import read_body
+from signaling.realtime import CALLS
 
 logger = logging.getLogger(__name__)
 
-CALLS = "/v1/realtime/calls"
 _LINE = struct.Struct("@III")  # calls, ready, was ever ready; each line written by its own process alone
 _PASS_LIMIT_S = 15.0
 _REMOTE = "Parley-Remote"

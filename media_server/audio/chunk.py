@@ -17,6 +17,9 @@ SPEAKING_HZ = 24_000
 FRAME_MS = 20
 """One packet of sound. RFC 7587 section 4.2 recommends 20 ms for Opus; RFC 3551 section 4.5 the same for G.711."""
 
+FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
+"""In one packet of what we say."""
+
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:

@@ -6,9 +6,7 @@ are ready for every call. The sound is kept beside them: a reply that is ducked 
 
 from collections.abc import Callable, Hashable
 
-from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
-
-FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
+from media_server.audio.chunk import FRAME_SAMPLES, Pcm, silence
 
 
 class Clip:

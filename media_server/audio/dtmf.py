@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import replace
 
 from media_server.audio.jitter import RtpSound
+from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS, signed
 from media_server.events import DigitPressed
 
 DIGITS = "0123456789*#ABCD"  # RFC 4733 section 3.2, table 3: the codes 0 to 15
@@ -26,8 +27,6 @@ _PAYLOAD = struct.Struct("!BBH")  # event; end, reserved, volume; duration: sect
 
 _REMEMBERED = 64
 _REMEMBERED_SPAN = 1_000
-_SEQUENCE_MODULO = 1 << 16
-_TIMESTAMP_MODULO = 1 << 32
 
 
 class DigitReader:
@@ -53,7 +52,7 @@ class DigitReader:
         if code >= len(DIGITS):
             return []  # a flash or another event that we have not asked for
         pressed: list[DigitPressed] = []
-        since = _signed(packet.timestamp - self._began, _TIMESTAMP_MODULO)
+        since = signed(packet.timestamp - self._began, TIMESTAMPS)
         if packet.ssrc != self._ssrc or not -_OVERTAKEN_S * self._clock_hz < since <= 0:
             pressed += self._begin(packet, DIGITS[code], since)
         elif since < 0:
@@ -117,16 +116,11 @@ class SoundNumbers:
             self._newest = seq
         if not self._n_others:
             return packet
-        while self._others and _signed(seq - self._others[0], _SEQUENCE_MODULO) > _REMEMBERED_SPAN:
+        while self._others and signed(seq - self._others[0], SEQUENCES) > _REMEMBERED_SPAN:
             self._others.popleft()
         n_before = self._n_others - sum(_after(other, seq) for other in self._others)
-        return replace(packet, sequence_number=(seq - n_before) % _SEQUENCE_MODULO)
+        return replace(packet, sequence_number=(seq - n_before) % SEQUENCES)
 
 
 def _after(one: int, other: int) -> bool:
-    return _signed(one - other, _SEQUENCE_MODULO) > 0
-
-
-def _signed(difference: int, modulo: int) -> int:
-    half = modulo // 2
-    return (difference + half) % modulo - half
+    return signed(one - other, SEQUENCES) > 0

@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 from media_server.audio.chunk import FRAME_MS
 from media_server.audio.lateness import Lateness, Transit
+from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS, signed
 
 PATIENCE_MS = 15
 """How long at least a gap is waited for once something came after it: until the next packet, or nearly so."""
@@ -43,9 +44,6 @@ _REMEMBERED = 100
 _TARGETS_EVERY = 10  # packets
 _STALL_S = 0.1
 _SEQUENCE_JUMP = 500
-_SEQUENCE_MODULO = 1 << 16
-_SEQUENCE_MASK = _SEQUENCE_MODULO - 1
-_TIMESTAMP_MODULO = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,7 @@ class JitterBuffer:
         n_ticks = self._ticks_of(packet.payload)
         if n_ticks <= 0:
             self.counts.malformed += 1
-        elif not self._held and packet.sequence_number == self._next_seq & _SEQUENCE_MASK and packet.ssrc == self._ssrc:
+        elif not self._held and packet.sequence_number == self._next_seq % SEQUENCES and packet.ssrc == self._ssrc:
             # Nearly every packet: the next one, with nothing held.
             self._bad_seq = None
             timestamp = self._unwrapped(packet.timestamp)
@@ -228,11 +226,11 @@ class JitterBuffer:
                 return steps
             steps += self._flush(now_s)
             self._restart(packet)
-        seq = self._next_seq + _signed(packet.sequence_number - self._next_seq, _SEQUENCE_MODULO)
+        seq = self._next_seq + signed(packet.sequence_number - self._next_seq, SEQUENCES)
         if abs(seq - self._next_seq) > _SEQUENCE_JUMP:
             # RFC 3550 appendix A.1: two packets in a row after a jump are a restart, one alone is a stray.
             if self._bad_seq != packet.sequence_number:
-                self._bad_seq = (packet.sequence_number + 1) % _SEQUENCE_MODULO
+                self._bad_seq = (packet.sequence_number + 1) % SEQUENCES
                 self.counts.lost += 1
                 return steps
             steps += self._flush(now_s)
@@ -257,7 +255,7 @@ class JitterBuffer:
         return steps
 
     def _unwrapped(self, timestamp: int) -> int:
-        return self._next_ts + _signed(timestamp - self._next_ts, _TIMESTAMP_MODULO)
+        return self._next_ts + signed(timestamp - self._next_ts, TIMESTAMPS)
 
     def _learn(self, timestamp: int, now_s: float, overtaken_s: float) -> None:
         """Take how late a packet came, by its timestamp and after the first packet that overtook it."""
@@ -364,8 +362,3 @@ class JitterBuffer:
         self._something_lost = False
         self._bad_seq = None
         self._given_up.clear()
-
-
-def _signed(difference: int, modulo: int) -> int:
-    half = modulo // 2
-    return (difference + half) % modulo - half

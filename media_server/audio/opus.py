@@ -146,11 +146,8 @@ class OpusEncoder:
         self._lib = library()
         self._state = ctypes.create_string_buffer(self._lib.opus_encoder_get_size(1))
         _check(self._lib.opus_encoder_init(self._state, SPEAKING_HZ, 1, _APPLICATION_VOIP))
-        for request, value in (
-            (_SET_BITRATE, bitrate_bps),
-            (_SET_COMPLEXITY, complexity),
-        ):
-            self._set(request, value)
+        self._set(_SET_BITRATE, bitrate_bps)
+        self._set(_SET_COMPLEXITY, complexity)
         self.expect_loss(expected_loss_percent)
         self._begins = False
         self._packet = ctypes.create_string_buffer(MAX_PACKET_BYTES)

@@ -50,6 +50,7 @@ from media_server.transport.webrtc.aiortc_private import (
 
 logger = logging.getLogger(__name__)
 
+CALLS = "/v1/realtime/calls"
 CONNECT_TIMEOUT_S = 15.0
 """From the offer to the open data channel; ICE and DTLS over a bad network take up to 10 s."""
 
@@ -339,7 +340,7 @@ class CallClient:
 
     async def _post_offer(self, sdp: str) -> str:
         body: Any
-        where = f"{self.url}/v1/realtime/calls"
+        where = self.url + CALLS
         if self.location:
             where = f"{self.location}/resume"
             body, headers = sdp, {"Content-Type": "application/sdp", _RESUME: self._resume_token}

@@ -14,6 +14,14 @@ class ServerProcesses:
     def __init__(self, pids: Sequence[int]) -> None:
         self._roots = [psutil.Process(pid) for pid in pids]
 
+    def all(self) -> set[psutil.Process]:
+        """Return them; one of them may have ended by the time it is looked at."""
+        processes: set[psutil.Process] = set()
+        for root in self._roots:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes |= {root, *root.children(recursive=True)}
+        return processes
+
     def cpu_s(self) -> float | None:
         """Return what they have used."""
         return self._sum(lambda process: sum(process.cpu_times()[:2]))
@@ -30,12 +38,8 @@ class ServerProcesses:
     def _sum(self, of: Any) -> float | None:
         if not self._roots:
             return None
-        processes = set()
-        for root in self._roots:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                processes |= {root, *root.children(recursive=True)}
         total = 0.0
-        for process in processes:
+        for process in self.all():
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += of(process)
         return total

@@ -22,6 +22,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSession
 from media_server.audio.chunk import FRAME_MS
 from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import CLOCK_HZ
+from media_server.caller.client import CALLS
 from media_server.caller.network import Conditions, Network
 from media_server.caller.shapes import error_message
 from media_server.errors import ClientError, PeerGoneError
@@ -36,7 +37,6 @@ from media_server.transport.webrtc.aiortc_private import (
 )
 from media_server.transport.webrtc.pacing import Pacing
 
-CALLS = "/v1/realtime/calls"
 CONNECT_TIMEOUT_S = 20.0
 _HANG_UP_LIMIT_S = 2.0
 FRAME_TICKS = CLOCK_HZ * FRAME_MS // 1000

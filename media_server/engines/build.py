@@ -1,7 +1,9 @@
 """Which engine serves each stage: from the configuration to the machines of a process."""
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from media_server.config import ROOT, AsrConfig, Config, LlmConfig, TtsConfig
 from media_server.engines.asr_sphinx import SphinxAsr
@@ -55,12 +57,7 @@ class EngineSet:
             EngineError: one of them cannot be had; says what to install or set.
             ConfigError: one of them cannot use what it was given.
         """
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for stage in self._stages:
-                    tasks.create_task(self._load(stage), name=f"load {stage}")
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the first has cancelled the rest
+        await _at_once({stage: self._load(stage) for stage in self._stages})
 
     def states(self) -> dict[str, str]:
         """Return stage -> `warming`, `ready`, or `down: ` and why."""
@@ -113,12 +110,17 @@ class SharedWorkers:
             EngineError: one of them cannot be had; says what to install or set.
             ConfigError: one of them cannot use what it was given.
         """
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for stage, engine in self._engines.items():
-                    tasks.create_task(engine.load(), name=f"load {stage}")
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the first has cancelled the rest
+        await _at_once({stage: engine.load() for stage, engine in self._engines.items()})
+
+
+async def _at_once(loads: dict[str, Coroutine[Any, Any, None]]) -> None:
+    """Load all stages at the same time. The first that fails ends it for all, and is what is raised."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for stage, load in loads.items():
+                tasks.create_task(load, name=f"load {stage}")
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # the first has cancelled the rest
 
 
 def build_engines(config: Config, *, workers_in: Path | None = None) -> EngineSet:

@@ -30,7 +30,7 @@ from media_server.caller.arguments import count, seconds
 from media_server.caller.demo import make_recordings
 from media_server.caller.measuring import encode
 from media_server.caller.network import Conditions
-from media_server.caller.server_processes import listening_on
+from media_server.caller.server_processes import ServerProcesses, listening_on
 from media_server.caller.swarm import SwarmCaller
 from media_server.errors import ParleyError
 from media_server.event_loop import new_event_loop
@@ -118,13 +118,11 @@ class Gauge:
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
         self._url = url
         self._http = http
-        self._roots = [psutil.Process(pid) for pid in listening_on(url)]
+        self._server = ServerProcesses(listening_on(url))
 
     async def sample(self) -> Sample:
         """Look."""
-        processes: set[psutil.Process] = set()
-        for root in self._roots:
-            processes |= {root, *root.children(recursive=True)}
+        processes = self._server.all()
         held = [0.0, 0.0, 0.0, 0.0]
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -25,6 +25,20 @@ from tests.virtual_time import run_virtual
 LONG = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen."
 
 
+async def lose(scene: Scene) -> None:
+    """Let the caller's connection be lost."""
+    scene.stage.lose()
+    await scene.stage.closed.wait()
+
+
+async def be_spoken_to_while_away(scene: Scene) -> None:
+    """Hear nothing of what is spoken next; that is over three seconds before it can be noticed."""
+    await scene.stage.wait(PlayoutStarted)
+    scene.stage.present.clear()
+    await scene.stage.wait(PlayoutStopped)
+    await asyncio.sleep(3)
+
+
 def come_back(scene: Scene) -> Stage:
     """Attach the caller's new connection and return it."""
     stage = Stage()
@@ -40,8 +54,7 @@ def test_a_lost_caller_who_comes_back_finds_the_conversation_and_the_settings() 
             await scene.stage.wait(SettingsChanged)
             await scene.stage.say(1)
             await scene.stage.wait(PlayoutStopped)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             await asyncio.sleep(15)
             stage = come_back(scene)
             await stage.wait(ItemAdded, 2)
@@ -68,8 +81,7 @@ def test_a_reply_is_cut_at_what_was_heard_before_the_caller_was_lost() -> None:
             heard_s = asyncio.get_running_loop().time() - scene.stage.time_of(started)
             scene.stage.present.clear()  # what is played from now on reaches nobody
             await asyncio.sleep(1.5)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             await asyncio.sleep(1)
             come_back(scene)
             await asyncio.sleep(5)
@@ -94,8 +106,7 @@ def test_a_reply_that_was_spoken_to_nobody_is_given_again() -> None:
                 scene.stage.put_packet()
                 await asyncio.sleep(0.02)
             await scene.stage.wait(PlayoutStopped)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             stage = come_back(scene)
             await stage.wait(PlayoutStopped)
             return scene.texts(), stage.all(ReplyDone)
@@ -109,12 +120,8 @@ def test_a_reply_that_was_spoken_to_nobody_is_given_again() -> None:
 def test_a_greeting_that_was_spoken_to_nobody_is_spoken_again() -> None:
     async def main() -> list[tuple[str, str]]:
         async with calling(scripted(greeting="Welcome to you.")) as scene:
-            await scene.stage.wait(PlayoutStarted)
-            scene.stage.present.clear()
-            await scene.stage.wait(PlayoutStopped)
-            await asyncio.sleep(3)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await be_spoken_to_while_away(scene)
+            await lose(scene)
             stage = come_back(scene)
             await stage.wait(PlayoutStopped)
             return scene.texts()
@@ -126,8 +133,7 @@ def test_a_greeting_that_was_due_while_nobody_was_there_is_spoken_when_they_are_
     async def main() -> list[tuple[str, str]]:
         async with calling(scripted(greeting="Welcome to you.")) as scene:
             await scene.stage.wait(CallStarted)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             await asyncio.sleep(5)
             stage = come_back(scene)
             await stage.wait(PlayoutStopped)
@@ -139,16 +145,12 @@ def test_a_greeting_that_was_due_while_nobody_was_there_is_spoken_when_they_are_
 def test_whoever_has_spoken_meanwhile_is_answered_and_not_greeted_again() -> None:
     async def main() -> list[tuple[str, str]]:
         async with calling(scripted(greeting="Welcome to you.")) as scene:
-            await scene.stage.wait(PlayoutStarted)
-            scene.stage.present.clear()
-            await scene.stage.wait(PlayoutStopped)
-            await asyncio.sleep(3)
+            await be_spoken_to_while_away(scene)
             scene.stage.speaking = True
             for _ in range(50):
                 scene.stage.put_packet()
                 await asyncio.sleep(0.02)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             await asyncio.sleep(5)
             stage = come_back(scene)
             await stage.wait(PlayoutStopped)
@@ -164,8 +166,7 @@ def test_a_connection_that_is_lost_as_soon_as_it_stands_costs_nothing_that_was_h
             await scene.stage.say(1)
             await scene.stage.wait(PlayoutStopped)
             await asyncio.sleep(3)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             stage = Stage()
             stage.lose()
             scene.session.attach_media(stage)
@@ -181,8 +182,7 @@ def test_what_the_caller_was_saying_when_they_were_lost_is_answered_when_they_ar
         async with calling(scripted()) as scene:
             scene.stage.speaking = True
             await scene.stage.wait(SpeechStarted)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             await asyncio.sleep(10)
             while_away = [role for role, _ in scene.texts()]
             stage = come_back(scene)
@@ -200,8 +200,7 @@ def test_times_of_sound_go_on_over_the_new_connection() -> None:
         async with calling(scripted(asr=ScriptedAsr(["one", "two"]))) as scene:
             await scene.stage.say(1)
             await scene.stage.wait(PlayoutStopped)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             await asyncio.sleep(5)
             stage = come_back(scene)
             await asyncio.sleep(1)
@@ -219,8 +218,7 @@ def test_whoever_does_not_come_back_in_time_has_left() -> None:
     async def main() -> tuple[str, float]:
         async with calling(scripted(), config=configured(call__resume_s="7")) as scene:
             await scene.stage.wait(CallStarted)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             lost_s = asyncio.get_running_loop().time()
             reason = await scene.over
             return reason, asyncio.get_running_loop().time() - lost_s
@@ -235,8 +233,7 @@ def test_where_resuming_is_off_the_call_ends_with_its_connection() -> None:
     async def main() -> tuple[str, float]:
         async with calling(scripted(), config=configured(call__resume_s="0")) as scene:
             await scene.stage.wait(CallStarted)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             lost_s = asyncio.get_running_loop().time()
             return await scene.over, asyncio.get_running_loop().time() - lost_s
 
@@ -250,8 +247,7 @@ def test_a_call_that_waits_for_its_caller_can_be_hung_up() -> None:
     async def main() -> str:
         async with calling(scripted()) as scene:
             await scene.stage.wait(CallStarted)
-            scene.stage.lose()
-            await scene.stage.closed.wait()
+            await lose(scene)
             scene.session.hang_up("hung up")
             return await scene.over
 

@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from signaling.middleware import answer_errors
-from signaling.neighbours import CALLS, NEIGHBOURS, Board, Neighbours, pass_on, sum_metrics
+from signaling.neighbours import NEIGHBOURS, Board, Neighbours, pass_on, sum_metrics
+from signaling.realtime import CALLS
 
 
 async def answer(request: web.Request) -> web.Response:

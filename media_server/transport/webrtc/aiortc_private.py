@@ -52,6 +52,7 @@ from aiortc.sdp import SessionDescription
 from aiortc.utils import random32
 
 from media_server.audio.jitter import RtpSound
+from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS
 from media_server.transport.webrtc.addresses import ANY_PORT, announced_for, open_socket
 from media_server.transport.webrtc.sctp_gate import is_sound
 
@@ -263,13 +264,13 @@ class RtpSender(RTCRtpSender):
             private._RTCRtpSender__rtp_timestamp = self._timestamp
         private._RTCRtpSender__octet_count += len(payload)
         private._RTCRtpSender__packet_count += 1
-        self._sequence_number = (self._sequence_number + 1) % (1 << 16)
-        self._timestamp = (self._timestamp + n_ticks) % (1 << 32)
+        self._sequence_number = (self._sequence_number + 1) % SEQUENCES
+        self._timestamp = (self._timestamp + n_ticks) % TIMESTAMPS
 
     def skip(self, n_ticks: int) -> None:
         """Let time pass in which nothing is sent."""
         if n_ticks > 0:
-            self._timestamp = (self._timestamp + n_ticks) % (1 << 32)
+            self._timestamp = (self._timestamp + n_ticks) % TIMESTAMPS
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         # aiortc starts this when the connection stands, and `stop` cancels it and waits for the second event.

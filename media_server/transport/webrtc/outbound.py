@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from media_server.audio import g711, g722, opus
-from media_server.audio.chunk import FRAME_MS, SPEAKING_HZ, Pcm, silence
+from media_server.audio.chunk import FRAME_MS, FRAME_SAMPLES, SPEAKING_HZ, Pcm, silence
 from media_server.audio.clip import Clip
 from media_server.audio.levels import is_inaudible
 from media_server.audio.resample import Resampler
 from media_server.config import WebRtcConfig
-
-FRAME_SAMPLES = SPEAKING_HZ * FRAME_MS // 1000
 
 _SETTLED_FRAMES = 5
 """After so many silent frames the encoder has said all it held back, and its packet stands for all silence to come."""

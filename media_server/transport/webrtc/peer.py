@@ -16,7 +16,7 @@ from typing import Any
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
-from media_server.audio.chunk import FRAME_MS
+from media_server.audio.chunk import FRAME_MS, FRAME_SAMPLES
 from media_server.audio.dtmf import DigitReader
 from media_server.audio.jitter import JitterCounts, RtpSound
 from media_server.audio.live_queue import LiveQueue
@@ -41,7 +41,7 @@ from media_server.transport.webrtc.aiortc_private import (
 )
 from media_server.transport.webrtc.data_channel import DataChannel
 from media_server.transport.webrtc.inbound import DECODERS, Inbound
-from media_server.transport.webrtc.outbound import ENCODERS, FRAME_SAMPLES, Outbound
+from media_server.transport.webrtc.outbound import ENCODERS, Outbound
 from media_server.transport.webrtc.pacing import Pacing
 
 logger = logging.getLogger(__name__)

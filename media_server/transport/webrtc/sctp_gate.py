@@ -7,12 +7,15 @@ kept and sorted again with each packet.
 
 import struct
 
+from media_server.audio.wrapping import signed
+
 MAX_TSN_AHEAD = 4_096
 """Chunks that may come out of order. A sender has at most 1 MB under way, which is about 900 full ones."""
 
 MAX_ACKED = 65_536
 """TSNs that one SACK may tell of one by one: more are not on their way."""
 
+_TSNS = 1 << 32  # RFC 9260 section 1.6: they start over
 _HEADER_BYTES = 12  # RFC 9260 section 3.1
 _DATA, _INIT, _INIT_ACK, _SACK, _SHUTDOWN, _FORWARD_TSN = 0, 1, 2, 3, 7, 192
 _PARAMETERS_FROM = {1: 16, 2: 16, 4: 0, 5: 0, 6: 0, 9: 0, 130: 0}
@@ -46,7 +49,7 @@ def _is_sound_chunk(kind: int, body: bytes, last_tsn: int | None) -> bool:
     if len(body) < _LEAST_BYTES.get(kind, 0):
         return False
     if kind == _DATA:
-        return last_tsn is not None and _ahead(int.from_bytes(body[:4]), last_tsn) <= MAX_TSN_AHEAD
+        return last_tsn is not None and signed(int.from_bytes(body[:4]) - last_tsn, _TSNS) <= MAX_TSN_AHEAD
     if kind == _SACK:
         return _is_sound_sack(body)
     if kind == _FORWARD_TSN:
@@ -73,8 +76,3 @@ def _are_sound_parameters(kind: int, body: bytes, at: int) -> bool:
             return False
         at += length + -length % 4
     return True
-
-
-def _ahead(tsn: int, last_tsn: int) -> int:
-    """Return how far a TSN lies after another; less than 0: before it. RFC 9260 section 1.6: they wrap."""
-    return (tsn - last_tsn + (1 << 31)) % (1 << 32) - (1 << 31)

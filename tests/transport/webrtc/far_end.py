@@ -189,14 +189,22 @@ class OnePacing(Pacing):
             await asyncio.wait([running])
 
 
+def unanswered(
+    config: WebRtcConfig = CONFIG,
+    *,
+    address: str = "127.0.0.1",
+    on_channel: Callable[[Channel], None] = lambda _: None,
+) -> WebRtcPeer:
+    """Return our peer, which waits for its offer."""
+    return WebRtcPeer(config, bind_host=address, wire=PlainWire, on_channel=on_channel, pacing=OnePacing(Metrics()))
+
+
 @asynccontextmanager
 async def calling(
     far: FarEnd, channels: list[Channel], config: WebRtcConfig = CONFIG, address: str = "127.0.0.1"
 ) -> AsyncIterator[WebRtcPeer]:
     """Yield our peer, answered and not yet running; close both ends."""
-    peer = WebRtcPeer(
-        config, bind_host=address, wire=PlainWire, on_channel=channels.append, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered(config, address=address, on_channel=channels.append)
     try:
         await far.accept(await peer.answer(await far.offer(address)))
         yield peer

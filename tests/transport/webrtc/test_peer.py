@@ -23,10 +23,9 @@ from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, PeerGoneError, ServerFullError
 from media_server.events import Channel, ClearSound, DigitPressed, TranscriptGrew
-from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import end_connecting, hold_connecting
 from media_server.transport.webrtc.peer import WebRtcPeer
-from tests.transport.webrtc.far_end import CONFIG, FarEnd, OnePacing, PlainWire, calling, frequency_hz
+from tests.transport.webrtc.far_end import CONFIG, FarEnd, calling, frequency_hz, unanswered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(30)]
 
@@ -390,9 +389,7 @@ def protocols_of(far: FarEnd) -> list[StunProtocol]:
 async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -> None:
     far = FarEnd()
     config = CONFIG.model_copy(update={"connect_timeout_s": 0.2})
-    peer = WebRtcPeer(
-        config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered(config)
     await peer.answer(await far.offer())
     await far.pc.close()
 
@@ -403,9 +400,7 @@ async def test_a_caller_who_never_connects_is_gone_after_the_connect_timeout() -
 async def test_an_offer_without_candidates_connects() -> None:
     far = FarEnd(tone_hz=1_000)
     channels: list[Channel] = []
-    peer = WebRtcPeer(
-        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=channels.append, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered(on_channel=channels.append)
     offer = re.sub(r"a=(candidate:.*|end-of-candidates)\r\n", "", await far.offer())
     await far.accept(await peer.answer(offer))
     sound_in = LiveQueue(10_000)
@@ -422,9 +417,7 @@ async def test_an_offer_without_candidates_connects() -> None:
 
 async def test_an_answer_shows_one_codec_on_loopback_and_asks_for_copies_of_lost_packets() -> None:
     far = FarEnd()
-    peer = WebRtcPeer(
-        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered()
 
     lines = (await peer.answer(await far.offer())).splitlines()
     await peer.close()
@@ -441,9 +434,7 @@ async def test_an_offer_with_the_data_channel_first_is_answered_and_connects() -
     far = FarEnd(tone_hz=1_000)
     head, audio, application = re.split(r"(?=m=)", await far.offer())
     swapped = head.replace("BUNDLE 0 1", "BUNDLE 1 0") + application + audio
-    peer = WebRtcPeer(
-        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered()
 
     answer = await peer.answer(swapped)
     head, application, audio = re.split(r"(?=m=)", answer)
@@ -462,9 +453,7 @@ async def test_an_offer_with_the_data_channel_first_is_answered_and_connects() -
 
 @pytest.mark.parametrize("offer", ["", "v=0\r\n", "nonsense", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 96\r\n"])
 async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None:
-    peer = WebRtcPeer(
-        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered()
 
     with pytest.raises(BadRequestError):
         await peer.answer(offer)
@@ -472,9 +461,7 @@ async def test_an_offer_that_aiortc_refuses_is_a_bad_request(offer: str) -> None
 
 async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None:
     far = FarEnd(codec="pcmu")
-    peer = WebRtcPeer(
-        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered()
 
     with pytest.raises(BadRequestError, match="the offer cannot be answered"):
         await peer.answer((await far.offer()).replace("PCMU", "GSM"))
@@ -483,9 +470,7 @@ async def test_an_offer_without_a_codec_that_we_speak_is_a_bad_request() -> None
 
 async def test_an_address_that_is_not_ours_is_told_to_the_operator() -> None:
     far = FarEnd()
-    peer = WebRtcPeer(
-        CONFIG, bind_host="192.0.2.7", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered(address="192.0.2.7")
 
     with pytest.raises(ConfigError, match=r"media cannot bind to 192\.0\.2\.7"):
         await peer.answer(await far.offer())
@@ -516,9 +501,7 @@ async def test_without_a_free_port_the_caller_is_told_to_come_back() -> None:
         port = taken.getsockname()[1]
         config = CONFIG.model_copy(update={"port_min": port, "port_max": port})
         far = FarEnd()
-        peer = WebRtcPeer(
-            config, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-        )
+        peer = unanswered(config)
 
         with pytest.raises(ServerFullError, match=f"no UDP port is free for media: {port} to {port} are configured"):
             await peer.answer(await far.offer())
@@ -571,9 +554,7 @@ async def test_hanging_up_while_the_call_connects_leaves_no_task(moment: Moment)
     before = asyncio.all_tasks()
     far = FarEnd()
     fars = hold_connecting(far.pc)  # it is aiortc as well
-    peer = WebRtcPeer(
-        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=OnePacing(Metrics())
-    )
+    peer = unanswered()
     await far.accept(await peer.answer(await far.offer()))
     call = asyncio.ensure_future(peer.run(LiveQueue(), Playout()))
     await asyncio.sleep(0)  # or the call would be cancelled before it begins
