@@ -153,7 +153,7 @@ async def _live(
             if neighbours is not None:
                 neighbours.note_ready(False)
             if failure is None:
-                say(f"stopping; calls to hang up: {house.manager.calls}")
+                say(f"stopping; calls to hang up: {house.manager.calls}; a second signal ends them at once")
             for task in (calls, warming, engines, pacing, lag):
                 task.cancel()
                 await asyncio.wait([task])

@@ -13,23 +13,25 @@ connection, which takes the place of the old one once it stands.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from media_server.config import Config
-from media_server.errors import BadRequestError, NotFoundError, UnsupportedError, WarmingUpError
+from media_server.errors import BadRequestError, NotFoundError, ServerFullError, UnsupportedError, WarmingUpError
 from media_server.events import Settings, merge_settings
 from media_server.protocol.realtime_fields import read_json
 from media_server.protocol.realtime_session import parse_session
 from media_server.session.media import Restartable
 from media_server.session.session import Session
 from media_server.transport.webrtc.offer import check_offer
-from signaling.house import HOUSE, House
+from signaling.house import HOUSE, House, Peer
 from signaling.middleware import RESUME, read_body
 
 logger = logging.getLogger(__name__)
@@ -111,16 +113,8 @@ async def _connect_anew(house: House, session: Session, offer: str) -> str:
     """Answer the offer and give the call the new connection; if that fails, the call stays as it was."""
     if house.state == "stopping":
         raise NotFoundError(f"the call {session.id} is ending", param="call_id")
-    peer = house.make_peer(session.attach_channel)
-    attached = False
-    try:
-        async with asyncio.timeout(ANSWER_LIMIT_S):
-            answer = await peer.answer(offer)
+    async with _answered(house, session, offer) as (peer, answer):
         session.attach_media(peer)
-        attached = True
-    finally:
-        if not attached:
-            await peer.close()
     return answer
 
 
@@ -142,20 +136,30 @@ async def _end_call(request: web.Request) -> None:
 
 async def _connect(house: House, session: Session, offer: str) -> str:
     """Answer the offer and let the call live; if that fails, its place is free again."""
-    peer = house.make_peer(session.attach_channel)
-    started = False
-    try:
-        async with asyncio.timeout(ANSWER_LIMIT_S):
-            answer = await peer.answer(offer)
-        _check_ready(house)  # body and answer took their time
-        session.attach_media(peer)
-        house.manager.start(session)
-        started = True
-    finally:
-        if not started:
-            house.manager.release(session)
-            await peer.close()
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(house.manager.release, session)
+        async with _answered(house, session, offer) as (peer, answer):
+            _check_ready(house)  # body and answer took their time
+            session.attach_media(peer)
+            house.manager.start(session)
+        on_failure.pop_all()
     return answer
+
+
+@contextlib.asynccontextmanager
+async def _answered(house: House, session: Session, offer: str) -> AsyncGenerator[tuple[Peer, str], None]:
+    """Give a connection for a call, and its answer to the offer; it is closed if that, or the block, fails."""
+    peer = house.make_peer(session.attach_channel)
+    async with contextlib.AsyncExitStack() as on_failure:
+        on_failure.push_async_callback(peer.close)
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                answer = await peer.answer(offer)
+        except ServerFullError as error:
+            error.retry_after_s = house.config.server.retry_after_s  # which those who know of no server cannot tell
+            raise
+        yield peer, answer
+        on_failure.pop_all()
 
 
 def _check_ready(house: House) -> None:

@@ -12,21 +12,20 @@ again soon. Where the first of them cannot begin (a model is missing, the config
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import math
 import os
 import signal
 import socket
-import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from media_server.caller.tether import end_tethered, start_tethered
-from media_server.errors import ConfigError, ParleyError
+from media_server.errors import ParleyError
 from signaling.address import cannot_listen, url_of
 from signaling.neighbours import Board, socket_of
+from signaling.shared_folder import BOARD, shared_folder
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +41,7 @@ STOP_LIMIT_S = 15.0
 PROCESSES_MAX = 255
 """A call's id has two hexadecimal digits for its process."""
 
-FOLDER_MAX_BYTES = 64 + len("/parley-xxxxxxxx")
-"""The path of a Unix socket has at most 103 bytes (`sun_path`: 104 with its end on macOS, 108 on Linux); names in the
-folder have up to 15."""
-
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.05
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -100,16 +96,18 @@ class Supervisor:
     async def run(self) -> int:
         """Serve until SIGINT or SIGTERM, or until a process cannot be started; return the exit status.
 
+        A second signal kills the processes; the status is then 128 and its number, as a shell counts.
+
         Raises:
             AddressError: the address cannot be listened on.
             EngineError, ConfigError: the workers cannot be had, or their sockets have no place.
         """
         loop = asyncio.get_running_loop()
-        with hold_port(self._host, self._port) as held, _own_folder() as folder:
+        with hold_port(self._host, self._port) as held, shared_folder() as folder:
             port = held.getsockname()[1]
-            board = Board(folder / "board", self._n)
+            board = Board(folder / BOARD, self._n)
             workers = self._build_workers(folder)
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 loop.add_signal_handler(number, self._stop, 0)
             url = url_of(self._host, port)
             try:
@@ -122,14 +120,16 @@ class Supervisor:
                     loading = tasks.create_task(self._load(workers), name="warm-up")
                     telling = tasks.create_task(self._tell(folder, board, url), name="ready")
                     await self._ended.wait()
+                    for number in _SIGNALS:
+                        loop.add_signal_handler(number, self._stop_at_once, number, keeping)
                     if self._failure is None:
-                        self._say(f"stopping; calls to hang up: {board.calls}")
+                        self._say(f"stopping; calls to hang up: {board.calls}; a second signal ends them at once")
                     for task in (*keeping, loading, telling):
                         task.cancel()
                     await asyncio.wait(keeping)  # a call that ends may still need the workers
                     working.cancel()
             finally:
-                for number in (signal.SIGINT, signal.SIGTERM):
+                for number in _SIGNALS:
                     loop.remove_signal_handler(number)
         if self._failure is not None:
             raise self._failure
@@ -139,6 +139,11 @@ class Supervisor:
         if self._status is None:
             self._status = status
             self._ended.set()
+
+    def _stop_at_once(self, number: int, keeping: Sequence[asyncio.Task[None]]) -> None:
+        self._status = 128 + number
+        for task in keeping:
+            task.cancel()  # once more: it no longer waits for its process, but kills it
 
     async def _load(self, workers: Workers) -> None:
         try:
@@ -188,27 +193,6 @@ class Supervisor:
         finally:
             if not await end_tethered(process, STOP_LIMIT_S):
                 logger.error("media process %d did not end within %g s and was killed", index, STOP_LIMIT_S)
-
-
-@contextlib.contextmanager
-def _own_folder() -> Generator[Path, None, None]:
-    """Give a folder for what the processes share, which none but our own user can look into."""
-    with tempfile.TemporaryDirectory(prefix="parley-") as name:
-        folder = Path(name)
-        _check_room_for_sockets(folder)
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            # Who cleans up old temporary files leaves a locked folder alone (https://systemd.io/TEMPORARY_DIRECTORIES).
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            yield folder
-        finally:
-            os.close(directory)
-
-
-def _check_room_for_sockets(folder: Path) -> None:
-    if len(os.fsencode(folder)) > FOLDER_MAX_BYTES:
-        where, most = str(folder.parent), FOLDER_MAX_BYTES - len(os.fsencode(folder.name)) - 1
-        raise ConfigError(f"TMPDIR: found {where[:80]!r}, wanted one whose name has at most {most} bytes, for sockets")
 
 
 def usable_cores(quota: Path = _CPU_QUOTA) -> int:

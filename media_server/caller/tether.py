@@ -5,6 +5,7 @@ pipe ends with it, and then this process gets SIGTERM. The starter's end is `sta
 """
 
 import asyncio
+import contextlib
 import os
 import runpy
 import signal
@@ -28,17 +29,24 @@ async def start_tethered(*arguments: str, output: IO[bytes] | None = None) -> as
 
 
 async def end_tethered(process: asyncio.subprocess.Process, limit_s: float) -> bool:
-    """End a process of `start_tethered`; return False if after `limit_s` it, and all in its session, was killed."""
+    """End a process of `start_tethered`; return False if after `limit_s` it, and all in its session, was killed.
+
+    Cancelled: they are killed at once.
+    """
     if process.returncode is not None:
         return True
     process.send_signal(signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.wait(), limit_s)  # not asyncio.timeout: see engines/workers/pool.py, `_end_all`
-    except TimeoutError:
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        return False
-    return True
+        # Not asyncio.timeout: see engines/workers/pool.py, `_end_all`.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), limit_s)
+    finally:
+        in_time = process.returncode is not None
+        if not in_time:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return in_time
 
 
 def main() -> None:

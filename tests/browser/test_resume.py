@@ -30,6 +30,24 @@ LIMIT_MS = 30_000
 LONG = "One, two, three. " + "And so it goes on and on and on, for a very long time. " * 10
 REPLIES = [["The first answer."], ["The second answer."]]
 
+DEAF_SECOND_CHANNEL = """() => {
+    const create = RTCPeerConnection.prototype.createDataChannel;
+    const beat = { data: '{"type": "parley.levels"}' };
+    let late = null;
+    window.channels = [];
+    RTCPeerConnection.prototype.restartIce = () => { throw new Error("not on this network"); };
+    RTCPeerConnection.prototype.createDataChannel = function (...settings) {
+        const channel = create.apply(this, settings);
+        window.channels.push(channel);
+        if (window.channels.length === 2) {
+            Object.defineProperty(channel, "onmessage", { set() {} });
+            late = setInterval(() => window.channels[0].onmessage(beat), 50);
+        } else clearInterval(late);
+        return channel;
+    };
+}"""
+"""No connection can be restarted; on the second nothing is heard, while heartbeats of the first still come."""
+
 
 class Scene:
     """A server, its page, and the one call between them."""
@@ -190,6 +208,33 @@ async def test_where_the_browser_tells_of_a_network_the_call_changes_to_it_at_on
     assert scene.peer is peer
 
 
+async def test_a_call_that_comes_back_asks_for_no_ice_servers_while_it_has_some_that_hold(scene: Scene) -> None:
+    asked: list[str] = []
+    scene.page.on(
+        "request", lambda request: asked.append(request.url.rpartition("/")[2]) if "/v1/" in request.url else None
+    )
+    await scene.page.evaluate("void (RTCPeerConnection.prototype.restartIce = () => { throw new Error(); })")
+    await scene.call()
+
+    async with scene.page.expect_response("**/resume"):
+        await scene.page.evaluate("void dispatchEvent(new Event('online'))")
+    await expect_state(scene.page, "listening")
+
+    assert asked == ["ice_servers", "calls", "resume"]
+    assert scene.house.metrics.snapshot()["calls_resumed_total"] == 1
+
+
+async def test_a_heartbeat_over_the_connection_before_does_not_speak_for_the_next(scene: Scene) -> None:
+    await scene.page.evaluate(DEAF_SECOND_CHANNEL)
+    await scene.call()
+
+    await scene.page.evaluate("void dispatchEvent(new Event('online'))")
+    await expect_state(scene.page, "reconnecting")
+    await expect(scene.page.locator("body")).to_have_attribute("data-state", "listening", timeout=LIMIT_MS)
+
+    assert await scene.page.evaluate("window.channels.length") == 3
+
+
 async def test_a_call_that_the_server_has_ended_is_not_brought_back(scene: Scene) -> None:
     await scene.call()
 
@@ -212,3 +257,16 @@ async def test_a_call_that_cannot_be_brought_back_says_so_and_offers_another(sce
     await expect(scene.page.locator("#problem")).to_have_attribute("data-code", "lost", timeout=LIMIT_MS)
     await expect(scene.page.get_by_role("button", name="Call again").first).to_be_visible()
     await expect(scene.roles()).not_to_have_count(0)
+
+
+async def test_a_call_on_its_way_back_can_be_muted_and_shows_its_length(scene: Scene) -> None:
+    await scene.page.route("**/resume", lambda _: None)  # no answer
+    await scene.call()
+
+    await scene.page.evaluate("void dispatchEvent(new Event('online'))")
+    await expect_state(scene.page, "reconnecting")
+    await scene.page.get_by_role("button", name="Mute the microphone").click()
+
+    await expect(scene.page.get_by_role("button", name="Unmute the microphone")).to_be_visible()
+    await expect(scene.page.locator("#timer")).to_be_visible()
+    await expect(scene.page.get_by_role("button", name="Hang up")).to_be_visible()

@@ -87,7 +87,7 @@ async def test_the_operator_is_told_which_engines_serve_and_where() -> None:
     assert said.lines[0] == "asr: scripted - a test"
     assert said.lines[1].startswith("listening on http://127.0.0.1:")
     assert said.lines[2].startswith("ready for calls after ")
-    assert said.lines[3] == "stopping; calls to hang up: 0"
+    assert said.lines[3] == "stopping; calls to hang up: 0; a second signal ends them at once"
 
 
 async def test_what_was_there_at_the_start_is_not_collected_again() -> None:
@@ -106,7 +106,7 @@ async def test_a_signal_during_the_warm_up_ends_it() -> None:
         await said.url("listening on")
 
     assert engines.closed
-    assert said.lines[-1] == "stopping; calls to hang up: 0"
+    assert said.lines[-1] == "stopping; calls to hang up: 0; a second signal ends them at once"
 
 
 async def test_an_engine_that_cannot_be_had_ends_the_process() -> None:
@@ -175,7 +175,7 @@ async def test_a_signal_hangs_up_the_calls() -> None:
             await serving
             await closed.wait()
 
-    assert said.lines[-1] == "stopping; calls to hang up: 1"
+    assert said.lines[-1] == "stopping; calls to hang up: 1; a second signal ends them at once"
     assert not [name for name in engines.tasks_at_the_end if name.startswith("call")]
     await caller.close()
 

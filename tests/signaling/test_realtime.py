@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from media_server.errors import BadRequestError
+from media_server.errors import BadRequestError, ServerFullError
 from signaling import realtime
 from signaling.middleware import RESUME
 from tests.signaling.scripted_house import FakePeer, ScriptedEngines, front_door
@@ -296,6 +296,17 @@ async def test_a_full_server_says_when_to_come_back() -> None:
         assert (first.status, second.status) == (201, 503)
         assert second.headers["Retry-After"] == "7"
         assert (await error_of(second))["code"] == "server_full"
+
+
+async def test_a_server_without_a_free_port_says_when_to_come_back_as_a_full_one_does() -> None:
+    peer = FakePeer(ServerFullError("no UDP port is free for media", retry_after_s=5))
+    async with front_door(peer=lambda: peer, flags={"server.retry_after_s": 7}) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "7"
+        assert peer.closed.is_set()
+        assert house.manager.calls == 0
 
 
 @pytest.mark.parametrize("state", ["warming", "down: its worker died"])

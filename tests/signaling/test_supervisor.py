@@ -1,11 +1,10 @@
 """Two media processes behind one port."""
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket
-import tempfile
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +13,9 @@ import pytest
 
 from media_server.caller.client import CallClient
 from media_server.caller.demo import running_server
-from media_server.engines.build import SharedWorkers
-from media_server.errors import AddressError, ConfigError, PeerGoneError, ServerFullError
-from signaling.supervisor import Supervisor, hold_port, usable_cores
+from media_server.errors import AddressError, PeerGoneError, ServerFullError
+from signaling.shared_folder import remove_abandoned
+from signaling.supervisor import hold_port, usable_cores
 from tests.servers import server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
@@ -122,6 +121,59 @@ async def test_nothing_outlives_a_supervisor_that_is_killed() -> None:
     assert alive == []
 
 
+async def line_with(process: asyncio.subprocess.Process, words: str) -> str:
+    """Return the next line with `words` that a process prints."""
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        async for line in process.stdout:
+            if words in line.decode():
+                return line.decode().strip()
+    raise AssertionError(f"it ended and never said {words!r}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_ends_a_server_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    tether = (sys.executable, "-m", "media_server.caller.tether")
+    server = await asyncio.create_subprocess_exec(
+        *(*tether, "signaling", "serve", "--workers", "2", "--port", "0"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    await line_with(server, "ready for calls")
+    processes = psutil.Process(server.pid).children(recursive=True)
+    next(process for process in processes if "--place" in process.cmdline()).suspend()  # it would not end by itself
+
+    server.send_signal(number)
+    said = await line_with(server, "stopping")
+    server.send_signal(number)
+    status = await server.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, 20)
+
+    assert said == "stopping; calls to hang up: 0; a second signal ends them at once"
+    assert status == 128 + number
+    assert alive == []
+    assert list(tmp_path.glob("parley-*")) == []
+
+
+async def test_the_folder_of_a_server_that_was_killed_is_known_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    async with server(TWO) as url:
+        supervisor = psutil.Process(media_processes(url)[0]).parent()
+        assert supervisor is not None
+        left = supervisor.children(recursive=True)
+        supervisor.kill()
+        await asyncio.to_thread(psutil.wait_procs, left, 20)
+    folders = list(tmp_path.glob("parley-*"))
+
+    remove_abandoned(tmp_path)
+
+    assert len(folders) == 1
+    assert list(tmp_path.glob("parley-*")) == []
+
+
 async def test_a_server_whose_model_cannot_be_loaded_ends_and_says_why_once() -> None:
     no_grammar = '[server]\nworkers = 2\n[asr]\nsphinx_grammar = "/nowhere.jsgf"\n'
 
@@ -192,38 +244,3 @@ def test_a_quota_of_a_container_is_heard(tmp_path: Path, quota: str, cores: int)
     file.write_text(f"{quota} 100000\n")
 
     assert usable_cores(file) == min(cores, len(os.sched_getaffinity(0)))
-
-
-async def test_a_temporary_folder_whose_name_is_too_long_for_sockets_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = tmp_path / ("x" * 100)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-
-    def build_workers(folder: Path) -> SharedWorkers:
-        raise AssertionError(folder)
-
-    with pytest.raises(ConfigError, match=r"TMPDIR: found .*, wanted one whose name has at most 64 bytes"):
-        await Supervisor([], 2, "127.0.0.1", 0, build_workers, lambda _: None).run()
-
-    assert list(long.iterdir()) == []
-
-
-async def test_the_folder_of_a_server_is_locked_against_those_who_clean_up() -> None:
-    tried: list[str] = []
-
-    def build_workers(folder: Path) -> SharedWorkers:
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tried.append("locked")
-        finally:
-            os.close(directory)
-        raise ConfigError("enough")
-
-    with pytest.raises(ConfigError, match="enough"):
-        await Supervisor([], 2, "127.0.0.1", 0, build_workers, lambda _: None).run()
-
-    assert tried == ["locked"]

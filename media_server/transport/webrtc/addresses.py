@@ -21,7 +21,7 @@ ANY_PORT = range(1)
 """Port 0: the system chooses."""
 
 _RECEIVE_BUFFER_BYTES = 262_144  # as aioice has it (aioice/turn.py, UDP_SOCKET_BUFFER_SIZE)
-_RETRY_AFTER_S = 5  # calls are short: a port is free soon
+_RETRY_AFTER_S = 5  # calls are short: a port is free soon. Callers are told `server.retry_after_s` instead
 
 
 async def open_socket(address: str, ports: range = ANY_PORT) -> socket.socket:
