@@ -14,7 +14,7 @@ from media_server.engines.workers.link import Reply
 from media_server.engines.workers.pool import PooledEngine
 
 STREAMS_MAX = 24
-"""Open utterances a worker: each has a decoder of 30 to 95 MB, and takes 2-10 % of a core."""
+"""Open utterances a worker: each has a decoder of 10 to 60 MB, and takes 2-10 % of a core."""
 
 
 class SphinxAsr(PooledEngine):
@@ -29,8 +29,9 @@ class SphinxAsr(PooledEngine):
         grammar: JSGF, as text or as the path of a file.
         language_model: a corpus (text of several lines, or the path of a text file), or the path of an ARPA or
             binary model (.lm, .arpa, .bin, .dmp, .gz). Not with a grammar.
-        warm: decoders ready in each worker from the start; one more is made when it is needed, in 0.02 s. With the
-            general model that takes 0.5 s, and holds up the worker's other utterances for so long.
+        warm: decoders ready in each worker from the start. One more is made when it is needed, in 0.02 s, and given up
+            when it was not for long. With the general model that takes 0.4 s, and holds up the worker's other
+            utterances for so long.
         stable_ms: how much sound a word must outlive unchanged to be called stable.
     """
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import signal
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from media_server.audio.chunk import HEARING_HZ, AudioChunk, Pcm, silence
 from media_server.audio.resample import Resampler
 from media_server.conversation import Transcript
 from media_server.engines.asr_sphinx import SphinxAsr
-from media_server.engines.asr_sphinx_model import CMN, CepstralMean, SphinxStream
+from media_server.engines.asr_sphinx_model import CMN, IDLE_PER_BUILD, CepstralMean, Decoders, SphinxStream
 from media_server.engines.protocols import Hints, Voice
 from media_server.engines.tts_espeak import EspeakTts
 from media_server.errors import ConfigError, EngineError
@@ -248,15 +249,70 @@ class FakeDecoder:
         """Note the call."""
         self.calls.append("end_utt")
 
+    def process_raw(self, pcm: bytes) -> None:
+        """Hear nothing."""
+
 
 def test_a_decoder_ends_its_utterance_and_goes_back_to_the_free_ones() -> None:
     free: list[FakeDecoder] = []
     decoder = FakeDecoder()
 
-    SphinxStream(decoder, free, CepstralMean()).close()
+    SphinxStream(decoder, free.append, CepstralMean()).close()
 
     assert free == [decoder]
     assert decoder.calls == ["set_cmn 46.11", "start_utt", "end_utt"]
+
+
+class SlowBuild:
+    """Makes decoders, and the clock that says how long that took: 20 ms each."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.alive: weakref.WeakSet[FakeDecoder] = weakref.WeakSet()
+
+    def __call__(self) -> FakeDecoder:
+        """Make one."""
+        self.now_s += 0.02
+        decoder = FakeDecoder()
+        self.alive.add(decoder)
+        return decoder
+
+    def clock(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+def use(decoders: Decoders, n: int) -> None:
+    """Let so many utterances be open at a time."""
+    for decoder in [decoders.take() for _ in range(n)]:
+        decoders.give_back(decoder)
+
+
+def test_decoders_that_nobody_needed_for_long_are_given_up_and_the_warm_ones_are_kept() -> None:
+    build = SlowBuild()
+    decoders = Decoders(build, 2, build.clock)
+    use(decoders, 6)
+    build.now_s += 0.9 * IDLE_PER_BUILD * 0.02
+    use(decoders, 3)
+    soon = len(build.alive)
+    build.now_s += 0.2 * IDLE_PER_BUILD * 0.02
+    use(decoders, 1)
+    later = len(build.alive)
+    build.now_s += 10 * IDLE_PER_BUILD * 0.02
+    use(decoders, 1)
+
+    assert (soon, later, len(build.alive)) == (6, 3, 2)
+
+
+def test_a_decoder_that_is_in_use_is_not_given_up() -> None:
+    build = SlowBuild()
+    decoders = Decoders(build, 1, build.clock)
+    used = [decoders.take() for _ in range(3)]
+    build.now_s += 10 * IDLE_PER_BUILD * 0.02
+    use(decoders, 1)
+
+    assert all(decoder in build.alive for decoder in used)
+    assert len(build.alive) == 4
 
 
 def test_the_cepstral_mean_moves_by_a_part_towards_what_was_heard() -> None:
