@@ -11,8 +11,14 @@ const ICE_SERVERS_PATH = "v1/realtime/ice_servers";
 const RESUME_HEADER = "Parley-Resume"; // the token of a call, from a server that lets it be resumed
 const OPEN_LIMIT_MS = 15000;
 const HEARTBEAT_LIMIT_MS = 3000; // parley.levels comes five times a second
-const RESUME_PAUSES_MS = [0, 0, 2000, 4000, 8000]; // before each try; the server waits for about 28 s in all
-const RESUME_LIMIT_MS = 4000; // of each try, and then of its first heartbeat
+const RESUME_PAUSES_MS = [0, 0, 2000, 4000, 8000, 8000]; // before each try
+const RESUME_WAIT_MS = 25000; // no try begins later: the server waits for 28 s (webrtc.gone_after_s, call.resume_s), 3 before we notice
+
+// Of each try: until the answer, and from then until the channel is open. On a path of 500 ms that takes 2 s (TCP, TLS and
+// the answer are 3 to 4 round trips) and 2.5 s (ICE is one, DTLS two: RFC 6347, 4.2.4; SCTP two: RFC 9260, 5.1). The rest
+// is for what is lost on the way: TCP tries again after 1, 3 and 7 s. Three tries fit into the wait.
+const RESUME_LIMIT_MS = 8000;
+const BEAT_LIMIT_MS = 4000; // and then of its first heartbeat
 const RETRY_AFTER_S = 5; // where a 503 does not say
 
 const SOUND = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
@@ -44,6 +50,7 @@ export class Call {
   #sender = null; // of the microphone, or of silence
   #path = null;
   #token = null; // to resume the call with; null: the server knows of no such thing
+  #iceServers = { list: [], untilMs: -Infinity }; // STUN and TURN servers, and how long their passwords hold
   #opened = false;
   #troubled = false;
   #key = "";
@@ -168,7 +175,7 @@ export class Call {
     return this.#context.createMediaStreamDestination().stream.getAudioTracks()[0];
   }
 
-  /** Make a connection, the first or another one. */
+  /** Make a connection, the first or another one. limitMs: for the answer, and from then on for the channel. */
   async #connect(limitMs) {
     if (this.#peer) this.#stale.push(this.#peer);
     const peer = (this.#peer = new RTCPeerConnection({ bundlePolicy: "max-bundle" }));
@@ -185,7 +192,7 @@ export class Call {
 
   #openChannel(peer, limitMs) {
     const channel = (this.#channel = peer.createDataChannel("oai-events"));
-    channel.onmessage = ({ data }) => this.#receive(data);
+    channel.onmessage = ({ data }) => this.#receive(channel, data);
     channel.onclose = () => {
       // Either the server has ended the call, or it believes that we are gone: asked to go on, it tells which.
       if (channel === this.#channel) this.#recover("ended");
@@ -194,20 +201,26 @@ export class Call {
     return new Promise((resolve, reject) => {
       const end = (then) => {
         clearTimeout(limit);
+        peer.onsignalingstatechange = null;
         signal.removeEventListener("abort", fail);
         then();
       };
       const problem = () => new CallError(this.#path ? "no_media" : "unreachable", "the data channel did not open");
       const fail = () => end(() => reject(problem()));
-      const limit = setTimeout(fail, limitMs);
+      let limit = setTimeout(fail, limitMs);
       signal.addEventListener("abort", fail);
+      peer.onsignalingstatechange = () => {
+        if (peer.signalingState !== "stable") return;
+        clearTimeout(limit);
+        limit = setTimeout(fail, limitMs);
+      };
       channel.onopen = () => end(resolve);
     });
   }
 
   /** Offer and take the answer. After the limit no offer is sent any more: another connection may be on its way. */
   async #negotiate(peer, limit) {
-    peer.setConfiguration({ ...peer.getConfiguration(), iceServers: await this.#iceServers(limit) });
+    peer.setConfiguration({ ...peer.getConfiguration(), iceServers: await this.#askForIceServers(limit) });
     await peer.setLocalDescription();
     const offer = peer.localDescription.sdp;
     const answer = this.#path ? await this.#resume(offer, limit) : await this.#exchange(offer);
@@ -216,11 +229,19 @@ export class Call {
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
   }
 
-  /** Return the server's STUN and TURN servers: none if it names none. A server that is not there is told of by the offer. */
-  async #iceServers(limit) {
+  /**
+   * Return the server's STUN and TURN servers: none if it names none. They are kept as long as their passwords hold: who
+   * comes back need not ask first. A server that is not there is told of by the offer.
+   */
+  async #askForIceServers(limit) {
+    const askedMs = performance.now();
+    if (askedMs < this.#iceServers.untilMs) return this.#iceServers.list;
     try {
       const response = await fetch(ICE_SERVERS_PATH, { headers: this.#headers, signal: limit });
-      return response.ok ? (await response.json()).ice_servers : [];
+      if (!response.ok) return [];
+      const { ice_servers, ttl_s = 0 } = await response.json();
+      this.#iceServers = { list: ice_servers, untilMs: askedMs + ttl_s * 1000 };
+      return ice_servers;
     } catch {
       return [];
     }
@@ -269,14 +290,15 @@ export class Call {
     }
     this.#troubled = true;
     this.#listeners.troubled(true);
+    const untilMs = performance.now() + RESUME_WAIT_MS;
     for (const [n, pauseMs] of RESUME_PAUSES_MS.entries()) {
+      if (performance.now() + pauseMs > untilMs) break;
       await this.#pause(pauseMs);
       if (this.#closed) return;
-      const begunMs = performance.now();
       try {
         if (n === 0 && this.#channel.readyState === "open") await this.#restart();
         else await this.#connect(RESUME_LIMIT_MS);
-        await this.#beat(begunMs);
+        await this.#beat();
       } catch (error) {
         if (this.#closed) return;
         if (error.code === "over") break;
@@ -300,9 +322,10 @@ export class Call {
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
   }
 
-  /** Wait for a heartbeat that came after `sinceMs`. */
-  #beat(sinceMs) {
-    const untilMs = performance.now() + RESUME_LIMIT_MS;
+  /** Wait for a heartbeat: one from before the answer may have come over the old path. */
+  #beat() {
+    const sinceMs = performance.now();
+    const untilMs = sinceMs + BEAT_LIMIT_MS;
     return new Promise((resolve, reject) => {
       const look = setInterval(() => {
         const beaten = this.#heartbeatMs !== null && this.#heartbeatMs > sinceMs;
@@ -361,9 +384,10 @@ export class Call {
     this.#agentMeter.listen(stream);
   }
 
-  #receive(data) {
+  #receive(channel, data) {
     const event = JSON.parse(data);
-    if (event.type === "parley.levels") this.#heartbeatMs = performance.now();
+    // One that comes late over a connection which another is to replace says nothing of the other.
+    if (event.type === "parley.levels" && channel === this.#channel) this.#heartbeatMs = performance.now();
     this.#listeners.event(event);
   }
 

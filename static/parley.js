@@ -171,7 +171,7 @@ function hangUp() {
 function finish(call, reason) {
   if (!call || state.call !== call) return;
   const hadMicrophone = call.hasMicrophone;
-  const wasOpen = state.phase === "open" || call.troubled;
+  const wasOpen = live();
   call.hangUp();
   state.awake?.then((lock) => lock?.release());
   endCall(state.conversation);
@@ -196,6 +196,11 @@ function fail(reason, error, microphone) {
   state.problem = { code, detail: error.message, retryAtMs, microphone };
   draw();
   if (PROBLEMS[code].key) page.key.focus();
+}
+
+/** Whether there is a call that goes on, its connection may be lost or not. */
+function live() {
+  return state.phase === "open" || Boolean(state.call?.troubled);
 }
 
 /** Whether the page is about to call again by itself. */
@@ -303,9 +308,9 @@ async function refreshMicrophones() {
 
 /** Take a microphone. One that cannot be had is not chosen. */
 async function useMicrophone(id) {
-  const { call, phase } = state;
+  const { call } = state;
   try {
-    if (phase === "open") await call.useMicrophone(id);
+    if (live()) await call.useMicrophone(id);
   } catch (error) {
     if (state.call === call && error.code !== "overtaken") notify(PROBLEMS[error.code]?.title ?? error.message);
     return;
@@ -388,15 +393,16 @@ function progress(shown) {
 
 function drawControls(calling) {
   const open = state.phase === "open";
-  const off = open && !state.call.hasMicrophone;
+  const off = live() && !state.call.hasMicrophone;
   const silent = off || state.muted;
   const label = off ? "Turn the microphone on" : state.muted ? "Unmute the microphone" : "Mute the microphone";
   const ends = calling || waiting();
   page.call.classList.toggle("hangup", ends);
   page.call.setAttribute("aria-keyshortcuts", ends ? "Escape" : state.phase === "idle" ? "Space" : "");
-  setText(page["call-label"], ends ? (open || state.call?.troubled ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
+  setText(page["call-label"], ends ? (live() ? "Hang up" : "Cancel") : state.phase === "ended" ? "Call again" : "Call");
   page["call-icon"].setAttribute("href", ends ? "#icon-hangup" : "#icon-phone");
-  page.mute.hidden = !open;
+  setText(page["escape-label"], live() ? "hang up" : "cancel");
+  page.mute.hidden = !live();
   if (off) page.mute.removeAttribute("aria-pressed");
   else page.mute.setAttribute("aria-pressed", String(state.muted));
   page.mute.setAttribute("aria-label", label);
@@ -419,9 +425,9 @@ function drawMicrophones(off) {
 }
 
 function drawTimer() {
-  page.timer.hidden = state.phase !== "open" && state.lastedMs === null;
+  page.timer.hidden = !live() && state.lastedMs === null;
   if (page.timer.hidden) return;
-  setText(page.timer, clock(state.phase === "open" ? performance.now() - state.startedMs : state.lastedMs));
+  setText(page.timer, clock(live() ? performance.now() - state.startedMs : state.lastedMs));
 }
 
 function drawProblem() {
