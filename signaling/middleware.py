@@ -79,14 +79,19 @@ async def read_body(request: web.Request, limit_s: float) -> bytes:
     """Return what was sent.
 
     Raises:
-        BadRequestError: it did not arrive in time.
+        BadRequestError: it did not arrive in time; or the client has hung up meanwhile: the offer of a caller who has
+            given up must not take the place of their next one.
     """
     try:
         async with asyncio.timeout(limit_s):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         message = f"the body did not arrive within {limit_s:g} s"
         raise BadRequestError(message, reason="body_too_slow") from None
+    await asyncio.sleep(0)  # what came right behind the body is read by then
+    if request.transport is None or request.transport.is_closing():
+        raise BadRequestError("the client has hung up")
+    return body
 
 
 def _client_error(error: ClientError) -> web.Response:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from typing import Any
 
 import aiohttp
@@ -184,6 +185,30 @@ async def test_an_offer_of_the_same_connection_restarts_it() -> None:
         assert await response.text() == "v=0\r\ns=restarted\r\n"
         assert len(peers) == 1
         assert len(peers[0].offers) == 2
+
+
+@pytest.mark.parametrize("path", ["", "/resume"])
+async def test_an_offer_of_a_caller_who_has_given_up_changes_nothing(path: str) -> None:
+    peers: list[FakePeer] = []
+
+    def make_peer() -> FakePeer:
+        peers.append(FakePeer())
+        return peers[-1]
+
+    async with front_door(peer=make_peer) as (client, house):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+        where = created.headers["Location"] + path if path else realtime.CALLS
+        head = f"POST {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CHROMIUM.encode())}\r\n"
+        for name, value in (SDP | {RESUME: created.headers[RESUME]}).items():
+            head += f"{name}: {value}\r\n"
+        with socket.create_connection((client.server.host, client.server.port)) as impatient:
+            impatient.sendall(f"{head}\r\n{CHROMIUM}".encode())
+        # As TCP brings it to a server that was out of reach: the goodbye right behind the request.
+        await client.get("/health")
+        await client.get("/health")
+
+        assert len(peers) == 1
+        assert house.manager.calls == 1
 
 
 @pytest.mark.parametrize("headers", [{}, {RESUME: "guessed"}, {RESUME: "\xe9"}])
