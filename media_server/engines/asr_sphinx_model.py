@@ -135,6 +135,10 @@ class SphinxModel:
         """Begin an utterance."""
         return SphinxStream(self._decoders.take(), self._decoders.give_back, self._mean)
 
+    def tidy(self) -> None:
+        """Give up decoders that nobody needs any more."""
+        self._decoders.tidy()
+
     def _build(self) -> Any:
         """Return a new decoder: about 20 ms for a grammar or a corpus, 0.4 s for the general model."""
         domain = self._domain
@@ -189,9 +193,12 @@ class Decoders:
         return self._build()
 
     def give_back(self, decoder: Any) -> None:
-        """Take it back; give up those that have waited too long."""
+        """Take it back."""
+        self._free.append((decoder, self._clock()))
+
+    def tidy(self) -> None:
+        """Give up those that have waited too long."""
         now_s = self._clock()
-        self._free.append((decoder, now_s))
         n_spare = min(len(self._free), self._n_made - self._warm)
         n_idle = sum(now_s - since_s > self._idle_limit_s for _, since_s in self._free[:n_spare])
         if n_idle:

@@ -107,6 +107,9 @@ class EspeakModel:
         voice = self.find_voice(request["voice"], request["language"])
         return EspeakStream(self, request["text"], voice, request["speed"])
 
+    def tidy(self) -> None:
+        """Keep all: there is one voice at a time."""
+
     def find_voice(self, name: str, language: str) -> bytes:
         """Return how the library calls a voice: by name, language or identifier, with a variant after `+`."""
         if name == "default":

@@ -97,6 +97,9 @@ class PiperModel:
         manner = self._manner(speaker_id=speaker, length_scale=(config.length_scale or 1.0) / request["speed"])
         return _Speech(self._voice, request["text"], manner)
 
+    def tidy(self) -> None:
+        """Keep all: the voice is always needed."""
+
 
 class _Speech:
     """One text on its way to sound."""

@@ -1,8 +1,9 @@
 """Does a server hold more after half an hour than after a minute, when callers come and go all the time?
 
-Every place is one caller after the other: each speaks an order over a bad network for ten seconds, hears the greeting
-and the reply, and hangs up; the next one calls at once. So the agent's engines work, and everything that a call needs
-is made and unmade some five times a second.
+Every place is one caller after the other: each speaks an order over a bad network, hears the greeting and the reply,
+hangs up after 9.5 seconds, and half a second later the next one calls. So the agent's engines work, and all that a
+call needs is made and unmade some five times a second. The places keep their distance from each other, so that as
+many callers speak at a time in the last minute as in the first.
 
     python -m tests.bench.soak --minutes 1 --calls 10
 
@@ -41,7 +42,12 @@ from tests.servers import server
 
 MINUTES = 30.0
 CALLS = 50
-LIFE_S = 10.0
+PERIOD_S = 10.0
+"""From the beginning of a place's call to that of its next one."""
+
+LIFE_S = 9.5
+"""Of a call: it takes a moment to hang up."""
+
 LOSS = 0.02
 WARM_UP_S = 60.0
 """Or an eighth of a shorter run, but at least a call's life: pools fill, and the allocator finds its size."""
@@ -67,7 +73,7 @@ class Sample:
 
     Attributes:
         memory_mb: of all its processes: `media_mb`, and `models_mb` of its model workers. A recogniser has 10 MB for
-            each utterance that was ever open at the same time, up to the limit of its worker (24).
+            each utterance that is open at the same time.
         tasks: of its event loops; None: it does not tell.
         replies: so far.
     """
@@ -160,9 +166,10 @@ async def _soak(
     pacing = Pacing(Metrics())
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(pacing.run(), name="pacing")]
+        places = round(calls * PERIOD_S / LIFE_S)  # as many calls as wanted are there on average
         running += [
-            tasks.create_task(_come_and_go(url, http, pacing, payloads, counts, place, calls), name=f"place {place}")
-            for place in range(calls)
+            tasks.create_task(_come_and_go(url, http, pacing, payloads, counts, place, places), name=f"place {place}")
+            for place in range(places)
         ]
         loop = asyncio.get_running_loop()
         due_s = loop.time()
@@ -185,9 +192,11 @@ async def _come_and_go(
     place: int,
     places: int,
 ) -> None:
-    """Call, again and again. The places begin evenly over the life of a call, so that one ends every now and then."""
-    await asyncio.sleep(LIFE_S * place / places)
+    """Call, again and again. The places begin evenly over a period: calls begin and end all the time."""
+    loop = asyncio.get_running_loop()
+    due_s = loop.time() + PERIOD_S * place / places
     while True:
+        await asyncio.sleep(due_s - loop.time())
         number = counts.begun
         counts.begun += 1
         caller = SwarmCaller(
@@ -204,7 +213,8 @@ async def _come_and_go(
             counts.heard += caller.setup_ms is not None
         except ParleyError as error:
             counts.failures[str(error).replace(url, "")] += 1
-            await asyncio.sleep(SAMPLE_EVERY_S)  # a server that refuses at once is not asked a thousand times a second
+        while due_s <= loop.time():
+            due_s += PERIOD_S
 
 
 def _with_pauses(pcm: Pcm) -> Pcm:

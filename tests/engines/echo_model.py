@@ -22,12 +22,17 @@ class EchoModel:
                 os._exit(3)
         self.about = {"walls": 4}
         self.closed = 0
+        self.tidied = 0
 
     def open(self, request: dict[str, Any]) -> "EchoStream":
         """Begin a stream that does as the request says."""
         if request.get("do") == "refuse":
             raise ValueError("the wall does not answer")
         return EchoStream(self, request.get("do", ""))
+
+    def tidy(self) -> None:
+        """Count."""
+        self.tidied += 1
 
 
 class EchoStream:
@@ -54,6 +59,9 @@ class EchoStream:
         if self._do == "endless":
             while send({}, b"x" * 1000):
                 pass
+        if self._do == "tell":
+            send({"tidied": self._model.tidied}, b"")
+            return
         if self._do == "flood":
             while send({}, bytes(1_000_000)):
                 pass

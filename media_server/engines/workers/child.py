@@ -58,6 +58,9 @@ class Model(Protocol):
     def open(self, request: dict[str, Any]) -> ModelStream:
         """Begin a stream. Raises ValueError for a request that cannot be served."""
 
+    def tidy(self) -> None:
+        """Give up what was not needed for long. Called about once a second, also in the midst of a stream's turn."""
+
 
 @dataclass(slots=True, eq=False)
 class _Parent:
@@ -193,6 +196,8 @@ class Worker:
                 self._load(frame.note)
             case Kind.PING:
                 self._send(parent, 0, Kind.PONG)
+                if self._model is not None:
+                    self._model.tidy()
             case Kind.OPEN:
                 self._open(parent, frame.stream_id, frame.note)
             case Kind.DATA | Kind.END if (stream := parent.streams.get(frame.stream_id)) is not None:

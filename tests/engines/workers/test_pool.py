@@ -321,6 +321,12 @@ async def test_leaving_a_stream_stops_its_work_and_closes_it() -> None:
         assert (await echo(pool))["closed"] == 1
 
 
+async def test_a_model_that_nobody_uses_can_tidy_up() -> None:
+    async with running(echo_pool()) as pool, asyncio.timeout(20):
+        while (await echo(pool, do="tell"))["tidied"] == 0:
+            pass
+
+
 async def test_cancelling_the_task_that_reads_a_stream_closes_it() -> None:
     async with running(echo_pool()) as pool:
         begun = asyncio.Event()
