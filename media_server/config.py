@@ -152,7 +152,7 @@ class CallConfig(_Section):
     idle_timeout_s: Annotated[float, Field(ge=0)]
     max_duration_s: Annotated[float, Field(ge=0)]
     resume_s: Annotated[float, Field(ge=0)]
-    levels_hz: Annotated[float, Field(gt=0, le=50)]
+    levels_hz: Annotated[float, Field(ge=1, le=50)]
     apology: str
 
 

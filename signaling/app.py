@@ -141,7 +141,9 @@ async def _live(
             neighbours.note_ready(True)
         say(f"ready for calls after {asyncio.get_running_loop().time() - begun_s:.1f} s: {url}")
 
-    with _Signals(ending):
+    # A second signal ends the process at once. It does not where there is a supervisor: that one kills its processes,
+    # and whoever ends a whole server may send a signal to each of them beside the supervisor's.
+    with _Signals(ending, signal.SIG_DFL if neighbours is None else signal.SIG_IGN):
         async with asyncio.TaskGroup() as tasks:
             engines = tasks.create_task(house.engines.run(), name="engines")
             calls = tasks.create_task(house.manager.run(), name="calls")
@@ -178,10 +180,11 @@ async def _listen(runner: web.AppRunner, host: str, port: int, *, shared: bool) 
 
 
 class _Signals:
-    """While entered, SIGINT and SIGTERM settle `ending`. A second one ends the process at once."""
+    """While entered, SIGINT and SIGTERM settle `ending`. `then`: what a second one does."""
 
-    def __init__(self, ending: asyncio.Future[ParleyError | None]) -> None:
+    def __init__(self, ending: asyncio.Future[ParleyError | None], then: signal.Handlers) -> None:
         self._ending = ending
+        self._then = then
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> None:
@@ -190,9 +193,13 @@ class _Signals:
 
     def __exit__(self, *_: object) -> None:
         self._forget()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _end(self) -> None:
         self._forget()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._then)
         _settle(self._ending, None)
 
     def _forget(self) -> None:

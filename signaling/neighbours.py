@@ -27,6 +27,7 @@ from aiohttp import web
 from media_server.errors import NotFoundError, PeerGoneError, WarmingUpError
 from signaling.middleware import read_body
 from signaling.realtime import CALLS
+from signaling.shared_folder import BOARD
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Neighbours:
         """
         self.index = index
         self.folder = folder
-        self.board = Board(folder / "board", n)
+        self.board = Board(folder / BOARD, n)
         self._body_limit_s = body_limit_s
         self._calls = 0
         self._ready = False

@@ -156,8 +156,7 @@ async def _answered(house: House, session: Session, offer: str) -> AsyncGenerato
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 answer = await peer.answer(offer)
         except ServerFullError as error:
-            error.retry_after_s = house.config.server.retry_after_s  # which those who know of no server cannot tell
-            raise
+            raise ServerFullError(error.message, retry_after_s=house.config.server.retry_after_s) from error
         yield peer, answer
         on_failure.pop_all()
 

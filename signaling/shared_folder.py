@@ -22,6 +22,7 @@ FOLDER_MAX_BYTES = 64 + len("/parley-xxxxxxxx")
 """The path of a Unix socket has at most 103 bytes (`sun_path`: 104 with its end on macOS, 108 on Linux); names in the
 folder have up to 15."""
 
+_WHO_MAY = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO
 _OURS = re.compile(r"parley-[a-z0-9_]{8}")  # as `tempfile` names them
 _INSIDE = re.compile(rf"{BOARD}|([a-z]+-)?\d+\.sock|[a-z]+\.streams")
 
@@ -36,16 +37,14 @@ def shared_folder() -> Generator[Path, None, None]:
         ConfigError: the names in it would be too long for sockets.
     """
     remove_abandoned(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix="parley-") as name:
+    with contextlib.ExitStack() as last, tempfile.TemporaryDirectory(prefix="parley-") as name:
         folder = Path(name)
         _check_room_for_sockets(folder)
         directory = os.open(folder, os.O_RDONLY)
-        try:
-            # Who cleans up old temporary files leaves a locked folder alone (https://systemd.io/TEMPORARY_DIRECTORIES).
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            yield folder
-        finally:
-            os.close(directory)
+        last.callback(os.close, directory)
+        # Who cleans up old temporary files leaves a locked folder alone (https://systemd.io/TEMPORARY_DIRECTORIES).
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield folder
 
 
 def _check_room_for_sockets(folder: Path) -> None:
@@ -72,7 +71,7 @@ def _remove_if_abandoned(folder: Path) -> None:
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         about = os.fstat(directory)
-        if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) != stat.S_IRWXU:
+        if about.st_uid != os.geteuid() or about.st_mode & _WHO_MAY != stat.S_IRWXU:
             return
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         inside = os.listdir(directory)

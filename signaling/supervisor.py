@@ -141,9 +141,10 @@ class Supervisor:
             self._ended.set()
 
     def _stop_at_once(self, number: int, keeping: Sequence[asyncio.Task[None]]) -> None:
-        self._status = 128 + number
         for task in keeping:
-            task.cancel()  # once more: it no longer waits for its process, but kills it
+            if not task.done():
+                self._status = 128 + number
+                task.cancel()  # once more: it no longer waits for its process, but kills it
 
     async def _load(self, workers: Workers) -> None:
         try:

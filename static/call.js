@@ -16,9 +16,10 @@ const RESUME_WAIT_MS = 25000; // no try begins later: the server waits for 28 s 
 
 // Of each try: until the answer, and from then until the channel is open. On a path of 500 ms that takes 2 s (TCP, TLS and
 // the answer are 3 to 4 round trips) and 2.5 s (ICE is one, DTLS two: RFC 6347, 4.2.4; SCTP two: RFC 9260, 5.1). The rest
-// is for what is lost on the way: TCP tries again after 1, 3 and 7 s. Three tries fit into the wait.
+// is for what is lost on the way: TCP tries again after 1, 3 and 7 s. Where nothing answers, three tries fit into the wait.
 const RESUME_LIMIT_MS = 8000;
 const BEAT_LIMIT_MS = 4000; // and then of its first heartbeat
+const BEATING_MS = 1000; // a connection with a heartbeat so recent works
 const RETRY_AFTER_S = 5; // where a 503 does not say
 
 const SOUND = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
@@ -52,6 +53,7 @@ export class Call {
   #token = null; // to resume the call with; null: the server knows of no such thing
   #iceServers = { list: [], untilMs: -Infinity }; // STUN and TURN servers, and how long their passwords hold
   #opened = false;
+  #failOpening = () => {}; // ends the wait for a channel that will not open
   #troubled = false;
   #key = "";
   #closed = false;
@@ -207,6 +209,7 @@ export class Call {
       };
       const problem = () => new CallError(this.#path ? "no_media" : "unreachable", "the data channel did not open");
       const fail = () => end(() => reject(problem()));
+      this.#failOpening = fail;
       let limit = setTimeout(fail, limitMs);
       signal.addEventListener("abort", fail);
       peer.onsignalingstatechange = () => {
@@ -230,8 +233,9 @@ export class Call {
   }
 
   /**
-   * Return the server's STUN and TURN servers: none if it names none. They are kept as long as their passwords hold: who
-   * comes back need not ask first. A server that is not there is told of by the offer.
+   * Return the server's STUN and TURN servers: none if it names none. They are kept for half the time that their passwords
+   * hold: who comes back need not ask first, and the call may go on for long after. A server that is not there is told of
+   * by the offer.
    */
   async #askForIceServers(limit) {
     const askedMs = performance.now();
@@ -240,7 +244,7 @@ export class Call {
       const response = await fetch(ICE_SERVERS_PATH, { headers: this.#headers, signal: limit });
       if (!response.ok) return [];
       const { ice_servers, ttl_s = 0 } = await response.json();
-      this.#iceServers = { list: ice_servers, untilMs: askedMs + ttl_s * 1000 };
+      this.#iceServers = { list: ice_servers, untilMs: askedMs + ttl_s * 500 };
       return ice_servers;
     } catch {
       return [];
@@ -283,8 +287,9 @@ export class Call {
 
   /** Bring the call back. `otherwise`: what listeners.closed is told where the server has ended the call. */
   async #recover(otherwise) {
-    if (this.#closed || this.#troubled) return;
-    if (this.#token === null || !this.#opened) {
+    if (!this.#opened) this.#failOpening();
+    if (this.#closed || this.#troubled || !this.#opened) return;
+    if (this.#token === null) {
       this.#close(otherwise);
       return;
     }
@@ -297,7 +302,7 @@ export class Call {
       if (this.#closed) return;
       try {
         if (n === 0 && this.#channel.readyState === "open") await this.#restart();
-        else await this.#connect(RESUME_LIMIT_MS);
+        else if (n === 0 || !this.#beating) await this.#connect(RESUME_LIMIT_MS); // the try before may work by now
         await this.#beat();
       } catch (error) {
         if (this.#closed) return;
@@ -320,6 +325,10 @@ export class Call {
     const answer = await this.#resume(peer.localDescription.sdp, AbortSignal.timeout(RESUME_LIMIT_MS));
     if (fingerprint(answer) !== this.#farEnd) throw new CallError("no_media", "the server wants another connection");
     await peer.setRemoteDescription({ type: "answer", sdp: answer });
+  }
+
+  get #beating() {
+    return this.#channel.readyState === "open" && this.#heartbeatMs !== null && performance.now() - this.#heartbeatMs < BEATING_MS;
   }
 
   /** Wait for a heartbeat: one from before the answer may have come over the old path. */

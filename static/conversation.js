@@ -60,6 +60,13 @@ export function addTyped(conversation, text) {
   conversation.awaiting = true;
 }
 
+/** Forget what the caller typed and the server has not confirmed; return its texts. */
+export function takeUnconfirmed(conversation) {
+  const lost = conversation.items.filter((item) => item.unconfirmed);
+  conversation.items = conversation.items.filter((item) => !item.unconfirmed);
+  return lost.map(({ text }) => text);
+}
+
 /** Whether there is anything of `item` to see. */
 export function visible(item, conversation) {
   if (item.text !== "" || item.status === "failed") return true;

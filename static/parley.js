@@ -14,7 +14,7 @@
 // Whatever comes from outside enters the page by textContent (make() in messages.js, and setText()).
 
 import { Call, listMicrophones } from "./call.js";
-import { addTyped, apply, endCall, newConversation, over, startCall, visible } from "./conversation.js";
+import { addTyped, apply, endCall, newConversation, over, startCall, takeUnconfirmed, visible } from "./conversation.js";
 import { caption, FAILED, make, MESSAGE_PARTS, STAGES } from "./messages.js";
 import { drawWaveform } from "./waveform.js";
 
@@ -111,6 +111,7 @@ const state = {
   notices: [], // {text, untilMs}
   awake: null, // promise of a wake lock, or of null
   queue: [], // typed before the call was open
+  moved: false, // the call goes on over another connection
   replyOwed: false, // response.create came too early and is sent again
   following: true, // the end of the conversation is kept in sight
 };
@@ -133,7 +134,7 @@ async function placeCall({ microphone = true, again = false, retries = 0 } = {})
   });
   call.muted = again && state.muted;
   Object.assign(state, { call, retries, phase: again ? "reconnecting" : "connecting" });
-  Object.assign(state, { problem: null, lastedMs: null, following: true });
+  Object.assign(state, { problem: null, lastedMs: null, following: true, moved: false });
   if (!again) Object.assign(state, { mayRetry: true, muted: false, turnedMs: performance.now(), notices: [] });
   draw();
   try {
@@ -159,7 +160,12 @@ function retry(retries = 0) {
 function bringBack(call, troubled) {
   if (state.call !== call) return;
   state.phase = troubled ? "reconnecting" : "open";
-  if (!troubled) for (const text of state.queue.splice(0)) say(text);
+  if (!troubled) {
+    // What was typed into a dead connection did not arrive: it is not among the items so far.
+    const lost = state.moved ? takeUnconfirmed(state.conversation) : [];
+    state.moved = false;
+    for (const text of [...lost, ...state.queue.splice(0)]) say(text);
+  }
   draw();
 }
 
@@ -231,7 +237,10 @@ function receive(call, event) {
   if (state.call !== call) return;
   if (event.type === "parley.levels") return; // a heartbeat: call.js counts it, nothing here changes
   // On another connection the items so far follow; what was under way on the one before is over.
-  if (event.type === "session.created" && call.troubled) endCall(state.conversation);
+  if (event.type === "session.created" && call.troubled) {
+    endCall(state.conversation);
+    state.moved = true;
+  }
   apply(state.conversation, event);
   if (event.type === "input_audio_buffer.speech_stopped") state.awaitingSinceMs = performance.now();
   if (event.type === "response.done") finishReply(event.response);
@@ -606,7 +615,7 @@ document.addEventListener("click", (event) => {
   if (!page.summary.contains(event.target)) page.summary.open = false;
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && state.phase === "open") keepAwake(); // the browser has let go of the lock
+  if (!document.hidden && live()) keepAwake(); // the browser has let go of the lock
   draw();
 });
 addEventListener("pagehide", hangUp);

@@ -29,9 +29,8 @@ class SphinxAsr(PooledEngine):
         grammar: JSGF, as text or as the path of a file.
         language_model: a corpus (text of several lines, or the path of a text file), or the path of an ARPA or
             binary model (.lm, .arpa, .bin, .dmp, .gz). Not with a grammar.
-        warm: decoders ready in each worker from the start. One more is made when it is needed, in 0.02 s, and given up
-            when it was not for long. With the general model that takes 0.4 s, and holds up the worker's other
-            utterances for so long.
+        warm: decoders ready in each worker from the start. One more is made when it is needed (0.02 s; 0.4 s with the
+            general model, in which the worker's other utterances wait), and given up when it was not needed for long.
         stable_ms: how much sound a word must outlive unchanged to be called stable.
     """
 

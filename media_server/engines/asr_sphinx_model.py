@@ -12,6 +12,7 @@ better than the grammar does, the answer is "" and no order that nobody gave. Se
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import tempfile
@@ -133,7 +134,12 @@ class SphinxModel:
 
     def open(self, request: dict[str, Any]) -> "SphinxStream":
         """Begin an utterance."""
-        return SphinxStream(self._decoders.take(), self._decoders.give_back, self._mean)
+        decoder = self._decoders.take()
+        try:
+            return SphinxStream(decoder, self._decoders.give_back, self._mean)
+        except BaseException:
+            self._decoders.give_back(decoder)
+            raise
 
     def tidy(self) -> None:
         """Give up decoders that nobody needs any more."""
@@ -143,24 +149,25 @@ class SphinxModel:
         """Return a new decoder: about 20 ms for a grammar or a corpus, 0.4 s for the general model."""
         domain = self._domain
         if isinstance(domain, Domain):
-            with _Written(domain.dictionary, ".dict") as dictionary, _Written(domain.model, ".txt") as path:
+            with _Written(domain.dictionary, ".dict") as dictionary:
                 decoder = _decoder(dict=dictionary)
-                self._add_model(decoder, path, grammar=domain.grammar)
         else:
             decoder = _decoder()
-            self._add_model(decoder, domain, grammar=False)
+        if self._model is None:
+            self._model = self._read_model(decoder)
+        if isinstance(domain, Domain) and domain.grammar:
+            decoder.add_fsg(_SEARCH, self._model)
+        else:
+            decoder.add_lm(_SEARCH, self._model)
         decoder.activate_search(_SEARCH)
         return decoder
 
-    def _add_model(self, decoder: Any, path: str, *, grammar: bool) -> None:
-        if self._model is None and grammar:
-            self._model = decoder.read_fsg(path)
-        elif self._model is None:
-            try:
-                self._model = pocketsphinx.NGramModel(decoder.config, decoder.logmath, path)
-            except (RuntimeError, ValueError):
-                raise ConfigError(f"language_model: pocketsphinx cannot read {path!r}") from None
-        (decoder.add_fsg if grammar else decoder.add_lm)(_SEARCH, self._model)
+    def _read_model(self, decoder: Any) -> Any:
+        domain = self._domain
+        if isinstance(domain, str):
+            return _read_language_model(decoder, domain)
+        with _Written(domain.model, ".txt") as path:
+            return decoder.read_fsg(path) if domain.grammar else _read_language_model(decoder, path)
 
 
 class Decoders:
@@ -176,21 +183,16 @@ class Decoders:
         self._build = build
         self._warm = warm
         self._clock = clock
-        begun_s = clock()
-        decoders = [build() for _ in range(warm)]
-        now_s = clock()
-        self._idle_limit_s = IDLE_PER_BUILD * (now_s - begun_s) / warm
-        for decoder in decoders:
+        self._build_s = math.inf  # at best: others may have had the core
+        self._n_made = 0
+        self._free: list[tuple[Any, float]] = []  # with the time since when; the earliest first
+        for decoder in [self._make() for _ in range(warm)]:
             _warm_up(decoder)
-        self._n_made = warm
-        self._free = [(decoder, now_s) for decoder in decoders]  # with the time since when; the earliest first
+            self.give_back(decoder)
 
     def take(self) -> Any:
         """Return one."""
-        if self._free:
-            return self._free.pop()[0]
-        self._n_made += 1
-        return self._build()
+        return self._free.pop()[0] if self._free else self._make()
 
     def give_back(self, decoder: Any) -> None:
         """Take it back."""
@@ -200,11 +202,19 @@ class Decoders:
         """Give up those that have waited too long."""
         now_s = self._clock()
         n_spare = min(len(self._free), self._n_made - self._warm)
-        n_idle = sum(now_s - since_s > self._idle_limit_s for _, since_s in self._free[:n_spare])
+        idle_limit_s = IDLE_PER_BUILD * self._build_s
+        n_idle = sum(now_s - since_s > idle_limit_s for _, since_s in self._free[:n_spare])
         if n_idle:
             del self._free[:n_idle]
             self._n_made -= n_idle
             _return_memory()
+
+    def _make(self) -> Any:
+        begun_s = self._clock()
+        decoder = self._build()
+        self._build_s = min(self._build_s, self._clock() - begun_s)
+        self._n_made += 1
+        return decoder
 
 
 class SphinxStream:
@@ -313,6 +323,13 @@ def _warm_up(decoder: Any) -> None:
     decoder.start_utt()
     decoder.process_raw(bytes(10 * STEP_BYTES))
     decoder.end_utt()
+
+
+def _read_language_model(decoder: Any, path: str) -> Any:
+    try:
+        return pocketsphinx.NGramModel(decoder.config, decoder.logmath, path)
+    except (RuntimeError, ValueError):
+        raise ConfigError(f"language_model: pocketsphinx cannot read {path!r}") from None
 
 
 def _read(text_or_path: str) -> str:

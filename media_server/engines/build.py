@@ -164,11 +164,16 @@ def _build_asr(config: AsrConfig, llm: LlmConfig) -> Asr:
         grammar = read_scenario(_scenario_file(llm.scenario)).grammar() if llm.engine == "rules" else None
     else:
         grammar = config.sphinx_grammar or None
+    if grammar is not None and config.sphinx_corpus:
+        raise ConfigError(
+            f"asr.sphinx_corpus: found {config.sphinx_corpus[:80]!r} beside asr.sphinx_grammar = "
+            f'{config.sphinx_grammar[:80]!r}, wanted one of them: asr.sphinx_grammar = "" for this one'
+        )
     return SphinxAsr(
         workers=config.sphinx_workers,
         stable_ms=config.stable_ms,
         grammar=grammar,
-        language_model=(config.sphinx_corpus or None) if grammar is None else None,
+        language_model=config.sphinx_corpus or None,
     )
 
 

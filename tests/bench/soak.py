@@ -210,7 +210,10 @@ async def _come_and_go(
             async with asyncio.timeout(LIFE_S):
                 await caller.call(http, lambda: None)
         except TimeoutError:
-            counts.heard += caller.setup_ms is not None
+            if caller.setup_ms is None:
+                counts.failures[f"the server was not heard within {LIFE_S:g} s"] += 1
+            else:
+                counts.heard += 1
         except ParleyError as error:
             counts.failures[str(error).replace(url, "")] += 1
         while due_s <= loop.time():

@@ -41,6 +41,16 @@ ASK_THE_TEST = """
 # A click right after the call button has changed its meaning does not count.
 A_SECOND_PASSES = "const now = performance.now.bind(performance); performance.now = () => now() + 1000; void 0;"
 TIME_FLIES = "const now = performance.now.bind(performance); performance.now = () => now() * 20; void 0;"
+# The far end cannot be reached, and ICE has given up at once; Chromium by itself takes half a minute to do that.
+NO_WAY_THROUGH = """() => {
+    const describe = RTCPeerConnection.prototype.setRemoteDescription;
+    RTCPeerConnection.prototype.setRemoteDescription = async function (answer) {
+        const sdp = answer.sdp.replace(/a=(candidate:.*|end-of-candidates)\\r\\n/g, "");
+        await describe.call(this, { ...answer, sdp });
+        Object.defineProperty(this, "connectionState", { value: "failed" });
+        this.dispatchEvent(new Event("connectionstatechange"));
+    };
+}"""
 NOT_READY = {"error": {"message": "models are loading", "code": "not_ready"}}
 FULL = {"error": {"message": "all 50 calls are taken", "code": "server_full"}}
 
@@ -223,6 +233,17 @@ async def test_a_lost_connection_is_called_again_once(server: ScriptedServer, pa
     server.heartbeat = False
     await expect(page.locator("#problem")).to_have_attribute("data-code", "lost", timeout=10_000)
     assert server.calls == 2
+
+
+async def test_a_first_connection_that_fails_is_told_at_once_and_blames_the_network(
+    server: ScriptedServer, page: Page
+) -> None:
+    await page.evaluate(NO_WAY_THROUGH)
+
+    await page.get_by_role("button", name="Call", exact=True).click()
+
+    # The page's own limit would be 15 s.
+    await expect(page.locator("#problem")).to_have_attribute("data-code", "no_media", timeout=5_000)
 
 
 async def test_what_was_told_of_one_call_is_gone_with_the_next(server: ScriptedServer, page: Page) -> None:

@@ -155,6 +155,19 @@ async def test_a_call_whose_connection_died_comes_back_over_another_with_its_con
     assert scene.house.metrics.snapshot()["calls_resumed_total"] == 1
 
 
+async def test_what_was_typed_into_a_dead_connection_is_said_over_the_next(scene: Scene) -> None:
+    await scene.call()
+    pull_the_plug(scene.peer)
+
+    await scene.page.get_by_placeholder("Type a message").fill("first")
+    await scene.page.keyboard.press("Enter")
+
+    await expect_state(scene.page, "reconnecting")
+    answer = scene.page.locator(".message[data-role=agent] .words", has_text="The first answer.")
+    await expect(answer).to_have_count(1, timeout=LIMIT_MS)
+    await expect(scene.roles()).to_have_count(2)
+
+
 async def test_a_reply_under_way_is_shown_as_far_as_the_server_knows_it_was_heard(scene: Scene) -> None:
     scene.house.engines.llm = ScriptedLlm([[LONG]])  # type: ignore[misc]
     await scene.call()

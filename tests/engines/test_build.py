@@ -84,6 +84,14 @@ def test_with_a_language_model_the_recogniser_knows_no_scenario() -> None:
     assert engines.greeting == ""
 
 
+def test_a_corpus_takes_the_place_of_the_grammar_and_does_not_stand_beside_it() -> None:
+    engines = build_engines(configured(asr__sphinx_corpus="corpus.txt", asr__sphinx_grammar=""))
+
+    assert engines.asr.why.startswith("pocketsphinx with a domain language model")
+    with pytest.raises(ConfigError, match=r'asr\.sphinx_corpus: .*, wanted one of them: asr\.sphinx_grammar = ""'):
+        build_engines(configured(asr__sphinx_corpus="corpus.txt"))
+
+
 def test_whisper_and_piper_are_there_when_they_are_named() -> None:
     config = configured(
         asr__engine="whisper", asr__whisper_model="tiny", tts__engine="piper", tts__piper_model="a.onnx"

@@ -9,6 +9,8 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,6 +19,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from media_server.errors import AddressError, EngineMissingError
 from media_server.metrics import Metrics
 from signaling.app import GC_THRESHOLDS, serve, watch_lag
+from signaling.neighbours import Neighbours
 from tests.signaling.scripted_house import ScriptedEngines, make_config
 from tests.virtual_time import run_virtual
 
@@ -138,6 +141,29 @@ async def test_both_signals_end_it(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
         async with asyncio.timeout(10):
             await serving
+
+
+@pytest.mark.parametrize(("alone", "then"), [(True, signal.SIG_DFL), (False, signal.SIG_IGN)])
+async def test_a_second_signal_ends_a_process_at_once_but_not_one_that_has_a_supervisor(
+    alone: bool, then: signal.Handlers, short_folder: Path
+) -> None:
+    at_stop: list[Any] = []
+
+    def say(line: str) -> None:
+        if line.startswith("stopping"):
+            at_stop.extend(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+        elif line.startswith("ready for calls"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    engines = ScriptedEngines(state="warming")
+    engines.loading.set()
+    neighbours = None if alone else Neighbours(short_folder, 0, 1)
+    async with asyncio.timeout(10):
+        await serve(make_config(), engines, say, neighbours)
+
+    assert at_stop == [then, then]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 async def test_the_calls_end_before_the_engines() -> None:

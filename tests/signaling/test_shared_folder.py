@@ -63,10 +63,10 @@ def abandoned(parent: Path, name: str = "parley-0abc_xyz") -> Path:
 
 
 async def test_a_server_that_starts_removes_what_killed_ones_have_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left = abandoned(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    left = abandoned(short_folder)
     seen: list[bool] = []
 
     def build_workers(folder: Path) -> SharedWorkers:
@@ -79,15 +79,15 @@ async def test_a_server_that_starts_removes_what_killed_ones_have_left(
     assert seen == [False]
 
 
-def test_the_folder_of_a_server_that_lives_stays(tmp_path: Path) -> None:
-    folder = abandoned(tmp_path)
+def test_the_folder_of_a_server_that_lives_stays(short_folder: Path) -> None:
+    folder = abandoned(short_folder)
     directory = os.open(folder, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
 
-    remove_abandoned(tmp_path)
+    remove_abandoned(short_folder)
     left = sorted(path.name for path in folder.iterdir())
     os.close(directory)
-    remove_abandoned(tmp_path)
+    remove_abandoned(short_folder)
 
     assert left == ["0.sock", "board", "sphinx-0.sock", "sphinx.streams"]
     assert not folder.exists()
@@ -117,32 +117,32 @@ def behind_a_link(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change", [of_another_name, with_another_file, with_nothing_yet, open_to_others, behind_a_link]
 )
-def test_a_folder_that_is_not_clearly_ours_stays(change: Callable[[Path], None], tmp_path: Path) -> None:
-    change(abandoned(tmp_path))
-    before = sorted(path.name for path in tmp_path.rglob("*"))
+def test_a_folder_that_is_not_clearly_ours_stays(change: Callable[[Path], None], short_folder: Path) -> None:
+    change(abandoned(short_folder))
+    before = sorted(path.name for path in short_folder.rglob("*"))
 
-    remove_abandoned(tmp_path)
+    remove_abandoned(short_folder)
 
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    assert sorted(path.name for path in short_folder.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_folder_of_another_user_stays(tmp_path: Path) -> None:
-    folder = abandoned(tmp_path)
+def test_a_folder_of_another_user_stays(short_folder: Path) -> None:
+    folder = abandoned(short_folder)
     os.chown(folder, 65534, 65534)
 
-    remove_abandoned(tmp_path)
+    remove_abandoned(short_folder)
 
     assert (folder / "board").exists()
 
 
-def test_a_link_in_an_abandoned_folder_is_not_followed(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
+def test_a_link_in_an_abandoned_folder_is_not_followed(short_folder: Path) -> None:
+    kept = short_folder / "kept"
     kept.touch()
-    folder = abandoned(tmp_path)
+    folder = abandoned(short_folder)
     (folder / "1.sock").symlink_to(kept)
 
-    remove_abandoned(tmp_path)
+    remove_abandoned(short_folder)
 
     assert kept.exists()
     assert not folder.exists()

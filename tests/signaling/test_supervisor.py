@@ -132,13 +132,13 @@ async def line_with(process: asyncio.subprocess.Process, words: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_second_signal_ends_a_server_at_once(number: signal.Signals, tmp_path: Path) -> None:
+async def test_a_second_signal_ends_a_server_at_once(number: signal.Signals, short_folder: Path) -> None:
     tether = (sys.executable, "-m", "media_server.caller.tether")
     server = await asyncio.create_subprocess_exec(
         *(*tether, "signaling", "serve", "--workers", "2", "--port", "0"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(short_folder)},
     )
     await line_with(server, "ready for calls")
     processes = psutil.Process(server.pid).children(recursive=True)
@@ -153,25 +153,25 @@ async def test_a_second_signal_ends_a_server_at_once(number: signal.Signals, tmp
     assert said == "stopping; calls to hang up: 0; a second signal ends them at once"
     assert status == 128 + number
     assert alive == []
-    assert list(tmp_path.glob("parley-*")) == []
+    assert list(short_folder.glob("parley-*")) == []
 
 
 async def test_the_folder_of_a_server_that_was_killed_is_known_and_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(short_folder))
     async with server(TWO) as url:
         supervisor = psutil.Process(media_processes(url)[0]).parent()
         assert supervisor is not None
         left = supervisor.children(recursive=True)
         supervisor.kill()
         await asyncio.to_thread(psutil.wait_procs, left, 20)
-    folders = list(tmp_path.glob("parley-*"))
+    folders = list(short_folder.glob("parley-*"))
 
-    remove_abandoned(tmp_path)
+    remove_abandoned(short_folder)
 
     assert len(folders) == 1
-    assert list(tmp_path.glob("parley-*")) == []
+    assert list(short_folder.glob("parley-*")) == []
 
 
 async def test_a_server_whose_model_cannot_be_loaded_ends_and_says_why_once() -> None:

@@ -10,7 +10,7 @@ as LOAD says are worked on, those of all parents together; the next ones wait in
 
 The child ends when its standard input does, thus with the parent that started it. Another one who goes costs their own
 streams; so does one who takes in nothing for so long as LOAD says, or all others would wait as well. Ctrl-C is the
-first parent's business.
+first parent's business; so is SIGTERM, which whoever ends a whole server may send to each of its processes.
 """
 
 import importlib
@@ -59,7 +59,7 @@ class Model(Protocol):
         """Begin a stream. Raises ValueError for a request that cannot be served."""
 
     def tidy(self) -> None:
-        """Give up what was not needed for long. Called about once a second, also in the midst of a stream's turn."""
+        """Give up what was not needed for long. Called about once a second, between two turns."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +104,7 @@ class Worker:
         self._wait_s = self._stuck_s = 0.0
         self._count: Callable[[int], None] = lambda _: None
         self._served = False
+        self._to_tidy = False
         self._working = 0
         self._waiting: deque[_Stream] = deque()
         self._turns: deque[_Stream] = deque()
@@ -115,10 +116,20 @@ class Worker:
             while True:
                 self._read(wait=not self._turns)
                 self._refuse_those_who_waited()
+                if self._to_tidy:
+                    self._tidy()
                 if self._turns:
                     self._take_turn(self._turns.popleft())
         except _ParentGoneError:
             return
+
+    def _tidy(self) -> None:
+        self._to_tidy = False
+        if self._model is not None:
+            try:
+                self._model.tidy()
+            except Exception as error:  # it costs memory, and no stream
+                traceback.print_exception(error)
 
     # --- sockets ---
 
@@ -196,8 +207,7 @@ class Worker:
                 self._load(frame.note)
             case Kind.PING:
                 self._send(parent, 0, Kind.PONG)
-                if self._model is not None:
-                    self._model.tidy()
+                self._to_tidy = True
             case Kind.OPEN:
                 self._open(parent, frame.stream_id, frame.note)
             case Kind.DATA | Kind.END if (stream := parent.streams.get(frame.stream_id)) is not None:
@@ -322,7 +332,8 @@ class Worker:
 
 def main() -> None:
     """Serve on standard input, and on the listening socket whose number is the argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=os.dup(0))
     listener = socket.socket(fileno=int(sys.argv[1])) if len(sys.argv) > 1 else None
     with open(os.devnull, "rb") as nothing:

@@ -321,8 +321,8 @@ async def test_leaving_a_stream_stops_its_work_and_closes_it() -> None:
         assert (await echo(pool))["closed"] == 1
 
 
-async def test_a_model_that_nobody_uses_can_tidy_up() -> None:
-    async with running(echo_pool()) as pool, asyncio.timeout(20):
+async def test_a_model_is_asked_to_tidy_up_whenever_its_worker_is_asked_whether_it_hangs() -> None:
+    async with running(echo_pool(limits=Limits(stall_s=0.05))) as pool, asyncio.timeout(20):
         while (await echo(pool, do="tell"))["tidied"] == 0:
             pass
 
