@@ -20,11 +20,14 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
+        self.jumps = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise RuntimeError("every task waits for another, and no timer is set: a deadlock")
-        self.now_s += timeout + (EPSILON_S if timeout else 0)
+        if timeout:
+            self.now_s += timeout + EPSILON_S
+            self.jumps += 1
         return super().select(0)
 
 
@@ -38,6 +41,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self._jumping.now_s
+
+    @property
+    def jumps(self) -> int:
+        """Return how often there was nothing to do until a timer was due."""
+        return self._jumping.jumps
 
     def advance(self, seconds: float) -> None:
         """Let time pass as if something held the loop for so long."""

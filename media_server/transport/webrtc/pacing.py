@@ -3,9 +3,10 @@
     phase     0    1    2    3    0    1 ...
     ms        0    5   10   15   20   25
 
-A call stands in one phase; a new one goes to the phase with the fewest, so that a tick never has more than a quarter
-of the calls to serve and the loop is not held for longer than that takes. Deadlines lie on a grid, so that lateness
-never adds up. After a stall the grid starts anew: what was missed is not sent in a burst.
+A call stands in one phase. The first few share one, so that the process wakes up for all of them at once; then a new
+one goes to the phase with the fewest, so that a tick never has more than a quarter of many calls to serve and the loop
+is not held for longer than that takes. Nobody is woken for a phase without calls. Deadlines lie on a grid, so that
+lateness never adds up. After a stall the grid starts anew: what was missed is not sent in a burst.
 """
 
 import asyncio
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 PHASES = 4
 TICK_S = FRAME_MS / 1000 / PHASES
 
+FEW = 4
+"""So many calls share a phase before another is begun: they hold the loop for less than 1 ms."""
+
 STALL_TICKS = 2 * PHASES
 """So many ticks late is a stall; less is made up for, tick by tick."""
 
@@ -35,6 +39,7 @@ class Pacing:
         """`metrics`: told how late packets go out."""
         self._metrics = metrics
         self._phases: tuple[dict[Beat, asyncio.Future[None]], ...] = tuple({} for _ in range(PHASES))
+        self._called = asyncio.Event()
 
     @property
     def beats(self) -> int:
@@ -43,8 +48,10 @@ class Pacing:
 
     async def keep(self, beat: Beat) -> None:
         """Have `beat` called every 20 ms until it raises, and raise that. Ends at once when cancelled."""
-        phase = min(self._phases, key=len)
+        shared = [phase for phase in self._phases if 0 < len(phase) < FEW]
+        phase = min(shared or self._phases, key=len)
         phase[beat] = failed = asyncio.get_running_loop().create_future()
+        self._called.set()
         try:
             await failed
         finally:
@@ -56,6 +63,13 @@ class Pacing:
         due_s = loop.time()
         tick = 0
         while True:
+            if not self.beats:
+                self._called.clear()
+                await self._called.wait()
+                due_s = loop.time()
+            while not self._phases[tick % PHASES]:
+                due_s += TICK_S
+                tick += 1
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             now_s = loop.time()
             late_s = max(0.0, now_s - due_s)

@@ -28,14 +28,35 @@ def test_a_call_is_served_every_20_ms_on_a_grid() -> None:
     assert [at_s - served[0] for at_s in served] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1], abs=1e-4)
 
 
-def test_calls_are_spread_over_phases_of_5_ms() -> None:
+def test_a_few_calls_share_a_phase_and_many_are_spread_over_phases_of_5_ms() -> None:
     served: dict[int, float] = {}
-    beats: list[Beat] = [lambda now_s, n=n: served.setdefault(n, now_s) for n in range(8)]  # type: ignore[misc]
+    beats: list[Beat] = [lambda now_s, n=n: served.setdefault(n, now_s) for n in range(24)]  # type: ignore[misc]
 
     run_virtual(serve(Pacing(Metrics()), beats, 0.1))
 
-    phases = [round((served[n] - served[3]) * 1000) % 20 for n in range(8)]
-    assert phases == [5, 10, 15, 0, 5, 10, 15, 0]
+    phases = [round((served[n] - served[0]) * 1000) % 20 for n in range(24)]
+    assert phases == [0] * 4 + [5] * 4 + [10] * 4 + [15] * 4 + [0, 5, 10, 15] * 2
+
+
+def test_nobody_is_woken_for_a_phase_without_calls() -> None:
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        pacing = Pacing(Metrics())
+        running = asyncio.create_task(pacing.run())
+        await asyncio.sleep(1)
+        idle = loop.jumps
+        call = asyncio.create_task(pacing.keep(lambda _: None))
+        await asyncio.sleep(1)
+        for task in (call, running):
+            task.cancel()
+        await asyncio.wait([call, running])
+        return idle, loop.jumps - idle
+
+    idle, with_one = run_virtual(main())
+
+    assert idle <= 2
+    assert 50 <= with_one <= 53
 
 
 def test_a_place_that_was_left_is_free() -> None:
