@@ -34,6 +34,7 @@ from signaling.neighbours import NEIGHBOURS, Neighbours, pass_on
 
 logger = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAG_PERIOD_S = 0.1
 
 # A full collection at 152 peers holds the loop for 16 to 24 ms. What is there after the start stays; it is never
@@ -188,7 +189,7 @@ class _Signals:
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._loop.add_signal_handler(number, self._end)
 
     def __exit__(self, *_: object) -> None:
@@ -198,12 +199,12 @@ class _Signals:
 
     def _end(self) -> None:
         self._forget()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, self._then)
         _settle(self._ending, None)
 
     def _forget(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._loop.remove_signal_handler(number)
 
 

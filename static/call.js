@@ -287,8 +287,11 @@ export class Call {
 
   /** Bring the call back. `otherwise`: what listeners.closed is told where the server has ended the call. */
   async #recover(otherwise) {
-    if (!this.#opened) this.#failOpening();
-    if (this.#closed || this.#troubled || !this.#opened) return;
+    if (!this.#opened) {
+      this.#failOpening();
+      return;
+    }
+    if (this.#closed || this.#troubled) return;
     if (this.#token === null) {
       this.#close(otherwise);
       return;

@@ -230,7 +230,7 @@ async def test_a_call_that_comes_back_asks_for_no_ice_servers_while_it_has_some_
     await scene.call()
 
     async with scene.page.expect_response("**/resume"):
-        await scene.page.evaluate("void dispatchEvent(new Event('online'))")
+        pull_the_plug(scene.peer)
     await expect_state(scene.page, "listening")
 
     assert asked == ["ice_servers", "calls", "resume"]
@@ -241,7 +241,7 @@ async def test_a_heartbeat_over_the_connection_before_does_not_speak_for_the_nex
     await scene.page.evaluate(DEAF_SECOND_CHANNEL)
     await scene.call()
 
-    await scene.page.evaluate("void dispatchEvent(new Event('online'))")
+    pull_the_plug(scene.peer)
     await expect_state(scene.page, "reconnecting")
     await expect(scene.page.locator("body")).to_have_attribute("data-state", "listening", timeout=LIMIT_MS)
 

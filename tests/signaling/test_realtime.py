@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -141,6 +142,16 @@ async def test_a_hang_up_ends_the_call(method: str, ending: str, status: int) ->
         assert house.manager.calls == 0
 
 
+def kept_in(peers: list[FakePeer], make: Callable[[], FakePeer]) -> Callable[[], FakePeer]:
+    """Return what makes a house's connections; the test finds them in `peers`."""
+
+    def make_peer() -> FakePeer:
+        peers.append(make())
+        return peers[-1]
+
+    return make_peer
+
+
 async def resume(client: aiohttp.ClientSession | Any, created: Any, **headers: str) -> Any:
     """Return the answer to a request that resumes a call."""
     return await client.post(f"{created.headers['Location']}/resume", data=CHROMIUM, headers=SDP | headers)
@@ -149,11 +160,7 @@ async def resume(client: aiohttp.ClientSession | Any, created: Any, **headers: s
 async def test_a_call_goes_on_over_a_new_connection_for_whoever_has_its_token() -> None:
     peers: list[FakePeer] = []
 
-    def make_peer() -> FakePeer:
-        peers.append(FakePeer(f"v=0\r\ns={len(peers)}\r\n"))
-        return peers[-1]
-
-    async with front_door(peer=make_peer) as (client, house):
+    async with front_door(peer=kept_in(peers, lambda: FakePeer(f"v=0\r\ns={len(peers)}\r\n"))) as (client, house):
         created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
         response = await resume(client, created, **{RESUME: created.headers[RESUME]})
         await asyncio.wait_for(peers[0].closed.wait(), 5)
@@ -170,11 +177,7 @@ async def test_a_call_goes_on_over_a_new_connection_for_whoever_has_its_token() 
 async def test_an_offer_of_the_same_connection_restarts_it() -> None:
     peers: list[FakePeer] = []
 
-    def make_peer() -> FakePeer:
-        peers.append(FakePeer(restarts="v=0\r\ns=restarted\r\n"))
-        return peers[-1]
-
-    async with front_door(peer=make_peer) as (client, house):
+    async with front_door(peer=kept_in(peers, lambda: FakePeer(restarts="v=0\r\ns=restarted\r\n"))) as (client, house):
         created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
         call = house.manager.find(created.headers["Location"].rpartition("/")[2])
         assert call is not None
@@ -191,11 +194,7 @@ async def test_an_offer_of_the_same_connection_restarts_it() -> None:
 async def test_an_offer_of_a_caller_who_has_given_up_changes_nothing(path: str) -> None:
     peers: list[FakePeer] = []
 
-    def make_peer() -> FakePeer:
-        peers.append(FakePeer())
-        return peers[-1]
-
-    async with front_door(peer=make_peer) as (client, house):
+    async with front_door(peer=kept_in(peers, FakePeer)) as (client, house):
         created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
         where = created.headers["Location"] + path if path else realtime.CALLS
         head = f"POST {where} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CHROMIUM.encode())}\r\n"
@@ -239,11 +238,7 @@ async def test_a_call_that_ends_while_a_new_connection_is_answered_closes_it() -
 
     peers: list[FakePeer] = []
 
-    def make_peer() -> FakePeer:
-        peers.append(EndingPeer())
-        return peers[-1]
-
-    async with front_door(peer=make_peer) as (client, house):
+    async with front_door(peer=kept_in(peers, EndingPeer)) as (client, house):
         created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
         response = await resume(client, created, **{RESUME: created.headers[RESUME]})
 
