@@ -15,12 +15,7 @@ What happens to a turn of the caller:
     noticed -> (duck) -> likely -> recognise -> BeginTurn: speech_started -> ... -> EndTurn: speech_stopped, committed,
     item added -> final transcript -> a reply, once neither side is speaking
 
-What happens to the call when its media does:
-
-    connecting --stands--> carried --lost--> absent --another stands--> carried
-         |                    |                '-- none within `call.resume_s`: over
-         '-- never: over      |-- another stands: the old one is closed
-                              '-- the caller says goodbye: over
+What happens to the call when its connection is lost: `line.py`.
 """
 
 import asyncio
@@ -28,7 +23,6 @@ import logging
 import secrets
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -41,9 +35,8 @@ from media_server.conversation import Conversation, SpokenMessage, Transcript
 from media_server.dialogue.endpointing import EndpointingRules
 from media_server.dialogue.turn_taking import Action, Actions, Agent, TurnTaking
 from media_server.engines.protocols import Asr, Hints, Llm, Tts, Vad
-from media_server.errors import ClientError, NotFoundError, ParleyError, PeerGoneError
+from media_server.errors import ClientError, NotFoundError, ParleyError
 from media_server.events import (
-    BargeInMeasured,
     CallStarted,
     Channel,
     DigitPressed,
@@ -63,6 +56,7 @@ from media_server.events import (
     error_event,
 )
 from media_server.metrics import Metrics
+from media_server.session.barge_in import BargeInClock
 from media_server.session.commands import obey
 from media_server.session.echo import Echo
 from media_server.session.inbox import (
@@ -85,8 +79,9 @@ from media_server.session.inbox import (
     SilenceReached,
     Ticked,
 )
+from media_server.session.line import Line
 from media_server.session.listen import Ear, transcribe
-from media_server.session.media import Connection, Entrance, Keypad, Media
+from media_server.session.media import Connection, Media
 from media_server.session.replies import Replies
 from media_server.session.reply import Stopwatch
 from media_server.session.utterance import Utterance
@@ -146,19 +141,16 @@ class Session:
         self._metrics = metrics
         self._sound = LiveQueue(config.webrtc.live_queue_ms)
         self._inbox = Inbox()
-        self._entrance = Entrance(self._sound)
-        self._connection: Connection | None = None  # the one that stands
-        self._coming: Connection | None = None  # one that connects, and will take its place
-        self._lost: tuple[float, str] | None = None  # when, and why: nobody is there
+        self._line = Line(
+            call_id=self.id, hearing=self._sound, playout=self.playout, post=self._inbox.post, start=self._start
+        )
         self._channels: list[Channel] = []
         self._waiting_channels: list[Channel] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._children: set[asyncio.Task[None]] = set()
         self._listened = asyncio.Event()
         self._utterance: Utterance | None = None
-        self._duck: tuple[float, float] | None = None
-        self._barge_in: BargeInMeasured | None = None
-        self._barge_in_arrived_s = 0.0
+        self._barge_in = BargeInClock(metrics)
         self._reply_due: Stopwatch | None = None
         self._greeted = False
         self._greet_again = False  # nothing of the greeting was heard, and nothing else was said: for who comes back
@@ -192,7 +184,7 @@ class Session:
     @property
     def media(self) -> Media | None:
         """Return what carries the sound now; None: nobody is there."""
-        return self._connection.media if self._connection is not None else None
+        return self._line.connection.media if self._line.connection is not None else None
 
     def attach_media(self, media: Media) -> None:
         """Say where sound comes from and goes to: from now on, or from when it stands, if there is another.
@@ -202,14 +194,7 @@ class Session:
         """
         if self._over:
             raise NotFoundError(f"the call {self.id} is over", param="call_id")
-        if self._coming is not None and self._coming.task is not None:
-            self._coming.task.cancel()
-            self._start(self._coming.media.close(), f"close {self.id}")  # a task that has not begun closes nothing
-        self._coming = Connection(media)
-        if isinstance(media, Keypad):
-            media.on_digit = self._inbox.post
-        if self._tasks is not None:
-            self._carry_with(self._coming)
+        self._line.attach(media)
 
     def attach_channel(self, channel: Channel) -> None:
         """Let somebody read along and ask. At any time; once the call is over, it is too late."""
@@ -235,8 +220,7 @@ class Session:
         reason = ""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                if self._coming is not None:
-                    self._carry_with(self._coming)
+                self._line.open()
                 self._start(self.ear.listen(), f"listen {self.id}")
                 self._start(self._tick(begun_s), f"tick {self.id}")
                 self._start(self._wait_to_greet(), f"greet {self.id}")
@@ -257,10 +241,7 @@ class Session:
             async with AsyncExitStack() as closing:
                 for channel in self._channels:
                     closing.push_async_callback(channel.close)
-                if self._coming is not None:
-                    closing.push_async_callback(self._coming.media.close)
-            # What knows the call goes with it: the garbage collector is seldom asked.
-            self._connection = self._coming = None
+                closing.push_async_callback(self._line.close)
             self.replies.let_go()
         return reason
 
@@ -276,22 +257,6 @@ class Session:
         self._children.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._over = True
-
-    def _carry_with(self, connection: Connection) -> None:
-        connection.task = self._start(self._carry(connection), f"media {self.id}")
-
-    async def _carry(self, connection: Connection) -> None:
-        media = connection.media
-        try:
-            await media.connect()
-            self._inbox.post(Connected(connection))
-            await media.run(await connection.admitted, self.playout)
-            self._inbox.post(Disconnected(connection, "the caller hung up", goodbye=True))
-        except PeerGoneError as error:
-            self._inbox.post(Disconnected(connection, str(error), goodbye=False))
-        finally:
-            connection.task = None  # a cancelled task knows its connection: only the garbage collector would find both
-            await media.close()
 
     async def _take_commands(self, channel: Channel) -> None:
         self._inbox.post(ChannelOpened(channel))
@@ -321,17 +286,16 @@ class Session:
             await asyncio.sleep(period_s)
             self._inbox.post(Ticked())
             now_s = loop.time()
-            if self._lost is not None:
-                self._wait_for_media(period_s, now_s, *self._lost)
+            if self._line.lost is not None:
+                self._wait_for_another(period_s, now_s, *self._line.lost)
             if 0 < self._config.call.max_duration_s < now_s - begun_s:
                 self.hang_up("the longest duration was reached")
             if 0 < self._config.call.idle_timeout_s < now_s - self._active_s:
                 self.hang_up("nobody spoke")
 
-    def _wait_for_media(self, period_s: float, now_s: float, lost_s: float, reason: str) -> None:
-        """Let the ear hear silence, which ends a turn that was cut off, until the caller has been gone for too long."""
-        self._entrance.put_silence(period_s, now_s)
-        if self._coming is None and now_s - lost_s > self._config.call.resume_s:
+    def _wait_for_another(self, period_s: float, now_s: float, lost_s: float, reason: str) -> None:
+        self._line.hear_silence(period_s, now_s)
+        if self._line.coming is None and now_s - lost_s > self._config.call.resume_s:
             self.hang_up(reason)
 
     # --- the one reader ---
@@ -408,18 +372,11 @@ class Session:
 
     def _admit(self, connection: Connection) -> None:
         """Let a media that stands carry the call, in the place of the one before."""
-        if connection is not self._coming:
+        if connection is not self._line.coming:
             return
-        before, self._coming = self._connection, None
-        if before is not None:
-            self._fall_silent(before.heard_s)
-            if before.task is not None:
-                before.task.cancel()
-        resumed = before is not None or self._lost is not None
-        self._connection, self._lost = connection, None
-        connection.stood_s = asyncio.get_running_loop().time()
-        self._entrance = self._entrance.follow()
-        connection.admitted.set_result(self._entrance)
+        if self._line.connection is not None:
+            self._fall_silent(self._line.connection.heard_s)
+        resumed = self._line.admit()
         if resumed:
             logger.info("%s: resumed", self.id)
             self._metrics.count("calls_resumed_total")
@@ -431,18 +388,12 @@ class Session:
 
     def _ends_call(self, gone: Disconnected) -> bool:
         """Return whether the end of a media is the end of the call; if not, wait for another."""
-        if gone.connection is self._coming:
-            self._coming = None
-            return self._connection is None and self._lost is None
-        if gone.connection is not self._connection:
-            return False
-        # Who has another way to us already closes the old one.
-        if self._coming is None and (gone.goodbye or not self._config.call.resume_s):
+        carried = gone.connection is self._line.connection
+        if self._line.ends_with(gone, resumable=self._config.call.resume_s > 0):
             return True
-        logger.info("%s: lost: %s", self.id, gone.reason)
-        self._connection = None
-        self._lost = (asyncio.get_running_loop().time(), gone.reason)
-        self._fall_silent(gone.connection.heard_s)
+        if carried:
+            logger.info("%s: lost: %s", self.id, gone.reason)
+            self._fall_silent(gone.connection.heard_s)
         return False
 
     def _fall_silent(self, heard_s: float) -> None:
@@ -451,7 +402,7 @@ class Session:
             return
         unanswered = self.replies.agent is Agent.THINKING
         self._set_ducked(False)
-        self._duck = self._barge_in = None
+        self._barge_in.forget()
         self.replies.cut("client_cancelled")
         unanswered = self.replies.forget_after(heard_s) or unanswered
         detection = self.settings.turn_detection
@@ -474,10 +425,10 @@ class Session:
             match action:
                 case Action.DUCK:
                     self._set_ducked(True)
-                    self._duck = (arrived_s, asyncio.get_running_loop().time())
+                    self._barge_in.ducked(arrived_s, asyncio.get_running_loop().time())
                 case Action.UNDUCK:
                     self._set_ducked(False)
-                    self._duck = None
+                    self._barge_in.unducked()
                 case Action.CUT_REPLY:
                     self._cut_reply(arrived_s)
                 case Action.RECOGNISE if self._utterance is not None:
@@ -508,14 +459,11 @@ class Session:
             self._utterance.cut_reply = True
         audible = self.replies.agent is Agent.AUDIBLE
         reply_id = self.replies.cut("turn_detected")
-        duck, self._duck = self._duck, None
         self._reply_due = None
         if not audible or reply_id is None:
+            self._barge_in.unducked()
             return
-        duck_ms = (duck[1] - duck[0]) * 1000 if duck else None
-        arrived_s = duck[0] if duck else arrived_s
-        self._barge_in_arrived_s = arrived_s
-        self._barge_in = BargeInMeasured(reply_id, duck_ms, (now_s - arrived_s) * 1000, 0.0, None)
+        self._barge_in.cut(reply_id, arrived_s, now_s)
         self._start(self._wait_for_silence(), f"silence {self.id}")
 
     async def _wait_for_silence(self) -> None:
@@ -523,20 +471,9 @@ class Session:
         self._inbox.post(SilenceReached(asyncio.get_running_loop().time()))
 
     def _silence_reached(self, at_s: float) -> None:
-        if self._barge_in is None:
-            return
-        silence_ms = (at_s - self._barge_in_arrived_s) * 1000
-        rtt_ms = self.media.rtt_ms if self.media else None
-        ear_ms = silence_ms + rtt_ms / 2 if rtt_ms is not None else None
-        measured = replace(self._barge_in, silence_ms=silence_ms, ear_ms=ear_ms)
-        self._barge_in = None
-        if measured.duck_ms is not None:
-            self._metrics.observe("barge_in_duck_ms", measured.duck_ms)
-        self._metrics.observe("barge_in_cut_ms", measured.cut_ms)
-        self._metrics.observe("barge_in_silence_ms", silence_ms)
-        if ear_ms is not None:
-            self._metrics.observe("barge_in_ear_ms", ear_ms)
-        self.publish(measured)
+        measured = self._barge_in.silent(at_s, self.media.rtt_ms if self.media else None)
+        if measured is not None:
+            self.publish(measured)
 
     def _recognise(self, utterance: Utterance) -> None:
         if utterance.recognising:
@@ -635,14 +572,14 @@ class Session:
     def _tell_failure(self, utterance: Utterance, code: str) -> None:
         if self.settings.transcribe:
             self.publish(TranscriptFailed(utterance.item_id, code, "the words could not be recognised"))
-        if self.replies.agent is Agent.SILENT and not self.turns.caller_talking and self._lost is None:
+        if self.replies.agent is Agent.SILENT and not self.turns.caller_talking and self._line.lost is None:
             self.replies.say(self._config.call.apology, self.settings, Stopwatch())
 
     # --- the agent answers ---
 
     def _answer_what_waits(self) -> None:
         """Answer a turn that waits for it, once neither side is speaking, and somebody is there."""
-        if self._reply_due is None or self._lost is not None:
+        if self._reply_due is None or self._line.lost is not None:
             return
         if self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
             return
@@ -653,7 +590,7 @@ class Session:
         self._active_s = asyncio.get_running_loop().time()
         if self.replies.audible_id == reply_id:
             self._set_ducked(False)
-            self._duck = None
+            self._barge_in.unducked()
         self.replies.ended(reply_id)
         if self.replies.agent is not Agent.SILENT:
             return
@@ -663,7 +600,7 @@ class Session:
     def _greet(self) -> None:
         if self._greeted or len(self.conversation) or self.turns.caller_talking:
             return
-        if self._lost is not None:
+        if self._line.lost is not None:
             self._greet_again = True
         elif self.replies.agent is Agent.SILENT:
             self._greeted = True
