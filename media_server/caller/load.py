@@ -4,6 +4,11 @@
 
 Callers send speech for two fifths of the time, and one more says chirps, which an echo gives back (`call.mode = "echo"`
 at our own server). Callers and server share the machine's cores: the table shows what the callers took, too.
+
+Loss, delay, jitter and reordering are made up on the callers' own sockets, for all datagrams, and on each of the two ways
+by itself: the server hears a call through one bad network, and the caller hears the server through another. So from mouth
+to ear the delay counts twice, and an echo has been exposed to the loss twice; `lost_share` and `late_over_20ms_share` are
+of the way back alone.
 """
 
 import argparse
@@ -25,7 +30,7 @@ from media_server.caller.sound_file import read_sound
 from media_server.errors import ParleyError
 from media_server.event_loop import new_event_loop
 
-_OK, _FAILED = 0, 1
+_OK, _FAILED, _WRONG_USE = 0, 1, 2
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,20 +43,34 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=amount, default=20.0, help="new calls a second; 0: all at once (default: 20)")
     parser.add_argument("--file", type=Path, help="what the callers say, instead of a hum with pauses")
     parser.add_argument("--pid", type=_pid, action="append", help="of the server; found by the port if not given")
-    parser.add_argument("--loss", type=share, default=0.0, metavar="SHARE", help="of the callers' packets, 0 to 1")
-    parser.add_argument("--burst", type=amount, default=1.0, metavar="N", help="packets lost in a row, on average")
-    parser.add_argument("--delay", type=amount, default=0.0, metavar="MS", help="of the callers' packets")
-    parser.add_argument("--jitter", type=amount, default=0.0, metavar="MS", help="delay on top, by chance")
-    parser.add_argument("--reorder", type=share, default=0.0, metavar="SHARE", help="packets that are overtaken")
+    parser.add_argument(
+        "--loss", type=share, default=0.0, metavar="SHARE", help="of the datagrams on each way, 0 to 1 (default: 0)"
+    )
+    parser.add_argument(
+        "--burst", type=_burst, metavar="N", help="with --loss: so many are lost in a row, on average (default: 1)"
+    )
+    parser.add_argument(
+        "--delay", type=amount, default=0.0, metavar="MS", help="of each way: from mouth to ear it counts twice"
+    )
+    parser.add_argument(
+        "--jitter", type=amount, default=0.0, metavar="MS", help="up to so much more on each way; the order stays"
+    )
+    parser.add_argument(
+        "--reorder", type=share, default=0.0, metavar="SHARE", help="datagrams on each way that are overtaken, 0 to 1"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all that happens by chance (default: 0)")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures")
 
 
 def run_load(args: argparse.Namespace) -> int:
-    """Load a server; return 0 if every call came up and stayed, 1 if not."""
+    """Load a server; return 0 if every call came up and stayed, 1 if not, 2 if the losses asked for cannot be."""
+    why_not = _why_no_such_losses(args.loss, args.burst)
+    if why_not:
+        print(f"parley load: {why_not}", file=sys.stderr)
+        return _WRONG_USE
     conditions = Conditions(
         loss=args.loss,
-        burst=args.burst,
+        burst=1.0 if args.burst is None else args.burst,
         delay_ms=args.delay,
         jitter_ms=args.jitter,
         reorder=args.reorder,
@@ -89,6 +108,24 @@ def _shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _why_no_such_losses(loss: float, burst: float | None) -> str:
+    """Return why so much cannot be lost in such runs; empty: it can."""
+    if not loss:
+        return "" if burst is None else "--burst is the length of losses: wanted --loss SHARE with it"
+    # Between two runs at least one datagram gets through.
+    least = loss / (1 - loss)
+    if (burst or 1.0) < least:
+        return f"--loss {loss:g} is lost in runs of {least:.3g} on average, or longer: wanted such a --burst"
+    return ""
+
+
+def _burst(text: str) -> float:
+    found = amount(text)
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"wanted a number of 1 or more, found {text!r}")
+    return found
 
 
 def _pid(text: str) -> int:

@@ -48,12 +48,13 @@ class LoadReport:
         rss_mb_per_call: what the server's memory grew by; None as above.
         server_threads: at the end.
         late_over_20ms_share: packets that came more than 20 ms after their place behind the call's fastest one.
-        lost_share: packets that did not come back, by their sequence numbers.
+        lost_share: packets of the server that did not come, by their sequence numbers.
         mouth_to_ear_ms: of chirps, from the way out of the caller to the way in; None where the server is no echo.
-            There is a chirp a second: what takes longer than that seems a second sooner.
+            The delay of `conditions` is in it twice. There is a chirp a second: what takes longer than that seems a
+            second sooner.
         setup_ms: from the offer to the first packet.
         caller_cpu_ms_per_call_second: what this process took.
-        conditions: of the made-up network.
+        conditions: of the made-up network, on each of its two ways.
     """
 
     url: str
@@ -84,7 +85,7 @@ class Load:
             url: see `SwarmCaller`.
             calls: how many at the same time.
             speech: what they say, again and again: int16, shape (n,), 24 kHz.
-            conditions: of the network.
+            conditions: of each way of the network.
             rate: new calls a second; 0: all at once.
             pids: of the server; None: whoever listens on the port.
         """

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -70,8 +71,9 @@ class SwarmCaller:
             payloads: 20 ms of Opus each, sent again and again.
             pacing: the timer.
             begin: which payload is sent first, so that not all callers speak at once.
-            conditions: of the network; they hold from the first packet on.
-            stream: tells this caller's bad luck from another's.
+            conditions: of each way of the network; they hold from the first packet on that is sent, for all datagrams:
+                the connection is made without them.
+            stream: 0 or more; tells this caller's bad luck from another's.
             on_sent: told of each packet that was sent: its number, and when.
             on_packet: told of each packet that came back, and when.
         """
@@ -122,7 +124,7 @@ class SwarmCaller:
         transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
         codecs = RTCRtpSender.getCapabilities("audio").codecs
         transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
-        _, self._sender = take_over(transceiver, self._take, lambda _: None, lambda: None)
+        self._receiver, self._sender = take_over(transceiver, self._take, lambda _: None, lambda: None)
         self._pc.createDataChannel("oai-events")
         if urlsplit(self.url).hostname in {"127.0.0.1", "localhost"}:
             await gather_on(transceiver, ["127.0.0.1"])
@@ -174,7 +176,7 @@ class SwarmCaller:
         if not self._sender.ready:
             return
         if self.sent == 0 and self._conditions is not None and not self._conditions.clean:
-            shape(self._pc, Network(self._conditions, self._stream).arrival_s)
+            self._worsen(self._conditions)
         if self.sent:
             # What was missed in a stall of ours is not sent, but its time has passed.
             missed = max(0, round((due_s - self._last_s) * 1000 / FRAME_MS) - 1)
@@ -190,6 +192,13 @@ class SwarmCaller:
             self._on_sent(number, now_s)
         self.sent += 1
 
+    def _worsen(self, conditions: Conditions) -> None:
+        """Send and receive through a bad network from now on; each way has luck of its own."""
+        shape(self._pc, Network(conditions, self._stream).arrival_s)
+        back = Network(conditions, -1 - self._stream)
+        for socket in self._receiver.sockets:
+            socket.datagram_received = _through(back, socket, self._loop)
+
     def _take(self, packet: RtpSound) -> None:
         now_s = self._loop.time()
         if self.setup_ms is None:
@@ -200,3 +209,24 @@ class SwarmCaller:
         self.sequence.append(packet.sequence_number)
         if self._on_packet is not None:
             self._on_packet(packet, now_s)
+
+
+def _through(network: Network, socket: Any, loop: asyncio.AbstractEventLoop) -> Callable[[bytes, Any], None]:
+    """Return what takes a socket's datagrams in its place: they come through `network` first."""
+    take = socket.datagram_received
+
+    def take_late(data: bytes, address: Any) -> None:
+        if not socket.transport.is_closing():
+            take(data, address)
+
+    def receive(data: bytes, address: Any) -> None:
+        now_s = loop.time()
+        arrival_s = network.arrival_s(now_s)
+        if arrival_s is None:
+            return
+        if arrival_s <= now_s:
+            take(data, address)
+        else:
+            loop.call_at(arrival_s, take_late, data, address)
+
+    return receive
