@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
+
 from media_server.caller.demo import running_server
 from media_server.config import ROOT
 
@@ -35,3 +37,14 @@ def talkative_scenario() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def media_processes(url: str) -> dict[int, int]:
+    """Return the media processes that listen there: place to pid."""
+    port = url.rpartition(":")[2]
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        command = process.cmdline()
+        if "--place" in command and f",{port}," in (place := command[command.index("--place") + 1]):
+            found[int(place.partition(",")[0])] = process.pid
+    return found

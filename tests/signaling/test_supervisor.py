@@ -16,22 +16,11 @@ from media_server.caller.demo import running_server
 from media_server.errors import AddressError, PeerGoneError, ServerFullError
 from signaling.shared_folder import remove_abandoned
 from signaling.supervisor import hold_port, usable_cores
-from tests.servers import server
+from tests.servers import media_processes, server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
 TWO = "[server]\nworkers = 2\nmax_calls = 3\n[call]\ngreeting = false\n"
-
-
-def media_processes(url: str) -> dict[int, int]:
-    """Return the media processes that listen there: place to pid."""
-    port = url.rpartition(":")[2]
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        command = process.cmdline()
-        if "--place" in command and f",{port}," in (place := command[command.index("--place") + 1]):
-            found[int(place.partition(",")[0])] = process.pid
-    return found
 
 
 def model_workers(url: str) -> list[psutil.Process]:
