@@ -1,4 +1,4 @@
-"""The page when the media process of its call dies: Chromium and our own server, two media processes behind one port."""
+"""The page when the media process of its call dies: Chromium and our server, two media processes behind one port."""
 
 import os
 import signal
