@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from media_server.audio import opus
 from media_server.config import SECRETS, Config, Loaded, load_config
 from media_server.engines.build import SharedWorkers, build_engines
 from media_server.errors import ConfigError, ParleyError
@@ -113,6 +114,7 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=config.log.level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for library in ("aioice", "aiortc"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    opus.library()  # calls need it: if there is none, the operator is told now, and not the first caller
     n = media_processes(config, usable_cores())
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         if place is None and n > 1:

@@ -56,6 +56,7 @@ def build_house(config: Config, engines: Engines, neighbours: Neighbours | None 
             wire=RealtimeWire,
             on_channel=on_channel,
             pacing=pacing,
+            metrics=metrics,
         )
 
     return House(

@@ -1,6 +1,7 @@
 """For those who run the server, and the page for those who call it.
 
-GET  /health    200 while calls can be taken, 503 while engines are warming or down, or we stop; always JSON
+GET  /health    200 while calls can be taken, 503 while engines are warming or down, or we stop; always JSON.
+                Of several processes one that can take calls is enough, and the one that answers (neighbours.py)
 GET  /metrics   the figures, for Prometheus
 GET  /          the browser client; its files under /static/
 """

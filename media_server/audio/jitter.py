@@ -68,10 +68,14 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Concealed:
-    """Guess what was lost. `following`: the packet just after it, which may carry a copy."""
+    """Guess what was lost. `following`: the packet just after it, which may carry a copy.
+
+    `last`: no more may be guessed, so its end should fade: silence follows unless a packet comes just then.
+    """
 
     n_ticks: int
     following: bytes | None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class JitterCounts:
         lost: never came, or too late.
         late: came after their place had been concealed.
         duplicate: came a second time.
-        malformed: empty, oversized, or not of the codec.
+        malformed: empty, oversized, not of the codec, or refused by its decoder.
         concealed_ms: guessed sound.
         filled_ms: silence put in because nothing came, or too much was lost.
         left_out_ms: quiet sound left out to come back into step.
@@ -193,7 +197,11 @@ class JitterBuffer:
         if n_ticks:
             self._ahead_ticks += n_ticks
             room = self._conceal_ticks - self._guessed_ticks if self._ssrc is not None else 0
-            steps.append(self._concealed(n_ticks, None) if n_ticks <= room else self._silent(n_ticks))
+            guessed = min(n_ticks, room)
+            if guessed:
+                steps.append(self._concealed(guessed, None, last=guessed == room))
+            if n_ticks > guessed:
+                steps.append(self._silent(n_ticks - guessed))
         return steps
 
     def leave_out(self, played: Played) -> bool:
@@ -206,6 +214,11 @@ class JitterBuffer:
         self._ahead_ticks -= played.n_ticks
         self.counts.left_out_ms += played.n_ticks / self._ticks_per_ms
         return True
+
+    def refuse(self, played: Played) -> None:
+        """Count `played` as malformed after all, and its time as concealed: it began well, but cannot be decoded."""
+        self.counts.malformed += 1
+        self.counts.concealed_ms += played.n_ticks / self._ticks_per_ms
 
     @property
     def gap_wait_ms(self) -> float:
@@ -328,15 +341,15 @@ class JitterBuffer:
         tail = min(n_ticks, gap_ticks)
         head = max(0, min(room, gap_ticks - tail))
         middle = gap_ticks - head - tail
-        steps: list[Step] = [self._concealed(head, None)] if head else []
+        steps: list[Step] = [self._concealed(head, None, last=middle > 0)] if head else []
         if middle:
             steps.append(self._silent(middle))
         return [*steps, self._concealed(tail, payload)]
 
-    def _concealed(self, n_ticks: int, following: bytes | None) -> Concealed:
+    def _concealed(self, n_ticks: int, following: bytes | None, *, last: bool = False) -> Concealed:
         self._guessed_ticks += n_ticks
         self.counts.concealed_ms += n_ticks / self._ticks_per_ms
-        return Concealed(n_ticks, following)
+        return Concealed(n_ticks, following, last)
 
     def _silent(self, n_ticks: int) -> Silent:
         self._guessed_ticks = self._conceal_ticks

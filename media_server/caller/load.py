@@ -5,10 +5,9 @@
 Callers send speech for two fifths of the time, and one more says chirps, which an echo gives back (`call.mode = "echo"`
 at our own server). Callers and server share the machine's cores: the table shows what the callers took, too.
 
-Loss, delay, jitter and reordering are made up on the callers' own sockets, for all datagrams, and on each of the two ways
-by itself: the server hears a call through one bad network, and the caller hears the server through another. So from mouth
-to ear the delay counts twice, and an echo has been exposed to the loss twice; `lost_share` and `late_over_20ms_share` are
-of the way back alone.
+Loss, delay, jitter and reordering are made up on the callers' own sockets, for all datagrams, on the way to the server
+and on the way back, each by itself. So from mouth to ear the delay counts twice, as on a real path; `lost_share` and
+`late_over_20ms_share` are of the way back.
 """
 
 import argparse

@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import gc
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import numpy as np
 
 from media_server.audio.chunk import FRAME_MS, FRAME_SAMPLES, SPEAKING_HZ, Pcm, silence
+from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import CLOCK_HZ, OpusDecoder, OpusEncoder, OpusError
-from media_server.caller.chirp import EVERY_S, Stretch, chirps, find_delays_ms
+from media_server.caller.chirp import CHIRP_S, EVERY_S, Stretch, chirps, find_delays_ms
 from media_server.caller.network import Conditions
 from media_server.caller.report import percentiles
 from media_server.caller.server_processes import ServerProcesses, listening_on
@@ -201,25 +202,56 @@ class Mouth:
     def __init__(self) -> None:
         self._every = round(EVERY_S * 1000 / FRAME_MS)
         self._said_s: list[float] = []
-        self._heard: list[Stretch] = []
-        self._decoder = OpusDecoder()
+        self._heard: list[tuple[float, RtpSound]] = []
 
     def said(self, number: int, at_s: float) -> None:
         """Take that a packet went out."""
         if number % self._every == 0:
             self._said_s.append(at_s)
 
-    def heard(self, packet: Any, at_s: float) -> None:
+    def heard(self, packet: RtpSound, at_s: float) -> None:
         """Take a packet that came back."""
-        try:
-            self._heard.append(Stretch(at_s, self._decoder.decode(packet.payload)))
-        except OpusError:
-            return
+        self._heard.append((at_s, packet))
 
     def delays_ms(self, begin_s: float, end_s: float) -> list[float]:
-        """Return the delays of the chirps that were said in that time."""
-        said_s = [at_s for at_s in self._said_s if begin_s <= at_s < end_s - EVERY_S]
-        return find_delays_ms(said_s, self._heard)
+        """Return the delays of the chirps that were said in that time.
+
+        Jitter within a chirp would hide it: the packets are put in their places behind the fastest one near it, by
+        their timestamps, and a chirp is as late as the packet in which it begins.
+        """
+        decoded = self._decoded()
+        delays_ms = []
+        for said_s in self._said_s:
+            if begin_s <= said_s < end_s - EVERY_S:
+                near = [each for each in decoded if said_s <= each.at_s < said_s + EVERY_S + CHIRP_S]
+                fastest_s = min((each.transit_s for each in near), default=0.0)
+                # A stream that begins anew has other timestamps: then one side of the seam is left out.
+                near = [each for each in near if each.transit_s < fastest_s + EVERY_S]
+                places = [Stretch(each.at_s - each.transit_s + fastest_s, each.pcm) for each in near]
+                for delay_ms in find_delays_ms([said_s], places):
+                    begins_in = bisect_right(places, said_s + delay_ms / 1000, key=lambda place: place.at_s) - 1
+                    delays_ms.append(delay_ms + (near[begins_in].transit_s - fastest_s) * 1000)
+        return delays_ms
+
+    def _decoded(self) -> list["_Decoded"]:
+        """Return what was heard, in the order in which it was sent."""
+        timestamps = np.unwrap([packet.timestamp for _, packet in self._heard], period=1 << 32)
+        decoder = OpusDecoder()
+        decoded = []
+        for n in np.argsort(timestamps, kind="stable"):
+            at_s, packet = self._heard[n]
+            with contextlib.suppress(OpusError):
+                decoded.append(_Decoded(at_s, at_s - float(timestamps[n]) / CLOCK_HZ, decoder.decode(packet.payload)))
+        return decoded
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A packet: when it came, how long after its timestamp (of which only differences mean something), its sound."""
+
+    at_s: float
+    transit_s: float
+    pcm: Pcm
 
 
 class Came:

@@ -6,6 +6,7 @@ jitter     and up to so much more, each by chance; the order stays, as in a rout
 reorder    so many are overtaken: they come one and a half packets later than they would
 """
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Network:
         self._conditions = conditions
         self._rng = random.Random(f"{conditions.seed}/{stream}")
         self._losing = False
-        self._last_arrival_s = 0.0
+        self._last_arrival_s = -math.inf
 
     def arrival_s(self, sent_s: float) -> float | None:
         """Return when a datagram that is sent now arrives; None: it is lost."""
@@ -47,7 +48,8 @@ class Network:
         arrival_s = sent_s + (conditions.delay_ms + self._rng.random() * conditions.jitter_ms) / 1000
         if self._rng.random() < conditions.reorder:
             return arrival_s + OVERTAKEN_S
-        self._last_arrival_s = max(self._last_arrival_s, arrival_s)
+        # Never at the same time: a loop may call what is due together in any order.
+        self._last_arrival_s = max(math.nextafter(self._last_arrival_s, math.inf), arrival_s)
         return self._last_arrival_s
 
     def _is_lost(self) -> bool:

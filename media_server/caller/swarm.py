@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -194,10 +193,7 @@ class SwarmCaller:
 
     def _worsen(self, conditions: Conditions) -> None:
         """Send and receive through a bad network from now on; each way has luck of its own."""
-        shape(self._pc, Network(conditions, self._stream).arrival_s)
-        back = Network(conditions, -1 - self._stream)
-        for socket in self._receiver.sockets:
-            socket.datagram_received = _through(back, socket, self._loop)
+        shape(self._pc, Network(conditions, self._stream).arrival_s, Network(conditions, -1 - self._stream).arrival_s)
 
     def _take(self, packet: RtpSound) -> None:
         now_s = self._loop.time()
@@ -209,24 +205,3 @@ class SwarmCaller:
         self.sequence.append(packet.sequence_number)
         if self._on_packet is not None:
             self._on_packet(packet, now_s)
-
-
-def _through(network: Network, socket: Any, loop: asyncio.AbstractEventLoop) -> Callable[[bytes, Any], None]:
-    """Return what takes a socket's datagrams in its place: they come through `network` first."""
-    take = socket.datagram_received
-
-    def take_late(data: bytes, address: Any) -> None:
-        if not socket.transport.is_closing():
-            take(data, address)
-
-    def receive(data: bytes, address: Any) -> None:
-        now_s = loop.time()
-        arrival_s = network.arrival_s(now_s)
-        if arrival_s is None:
-            return
-        if arrival_s <= now_s:
-            take(data, address)
-        else:
-            loop.call_at(arrival_s, take_late, data, address)
-
-    return receive

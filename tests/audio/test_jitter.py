@@ -29,7 +29,10 @@ def packet(n: int, *, ssrc: int = 1, base_seq: int = 0, base_ts: int = 0, payloa
 
 
 def short(steps: Iterable[Step]) -> list[str]:
-    """`5`: packet 5 is played; `~20>6`: 20 ms are concealed with the help of packet 6; `_40`: 40 ms of silence."""
+    """`5`: packet 5 is played; `_40`: 40 ms of silence.
+
+    `~20>6`: 20 ms are concealed with the help of packet 6; `~20.`: no more may be guessed.
+    """
     words = []
     for step in steps:
         match step:
@@ -37,7 +40,7 @@ def short(steps: Iterable[Step]) -> list[str]:
                 words.append(step.payload.decode())
             case Concealed():
                 following = f">{step.following.decode()}" if step.following else ""
-                words.append(f"~{step.n_ticks // 48}{following}")
+                words.append(f"~{step.n_ticks // 48}{following}{'.' * step.last}")
             case Silent():
                 words.append(f"_{step.n_ticks // 48}")
     return words
@@ -130,7 +133,7 @@ def test_a_long_gap_is_guessed_for_100_ms_then_silent_then_recovered() -> None:
     steps = [step for n in [11, 12, 13] for step in jitter.put(packet(n), 0.05 + n * 0.001)]
     steps += jitter.advance(0.08)
 
-    assert short(steps) == ["~100", "_80", "~20>11", "11", "12", "13"]
+    assert short(steps) == ["~100.", "_80", "~20>11", "11", "12", "13"]
 
 
 def test_a_pause_of_the_sender_is_silence_not_a_guess() -> None:
@@ -162,8 +165,19 @@ def test_the_clock_goes_on_when_nothing_comes() -> None:
 
     fills = [short(jitter.advance(beat * 0.02 + 0.001)) for beat in range(1, 8)]
 
-    assert fills == [[], [], ["~20"], ["~20"], ["~20"], ["~20"], ["~20"]]
+    assert fills == [[], [], ["~20"], ["~20"], ["~20"], ["~20"], ["~20."]]
     assert short(jitter.advance(0.161)) == ["_20"]
+
+
+def test_a_late_beat_guesses_what_may_still_be_guessed_and_the_rest_is_silence() -> None:
+    jitter = buffer()
+    jitter.put(packet(0), 0.0)
+    for beat in range(1, 7):
+        jitter.advance(beat * 0.02 + 0.001)
+
+    assert short(jitter.advance(0.161)) == ["~20.", "_20"]
+    assert jitter.counts.concealed_ms == 100
+    assert jitter.counts.filled_ms == 20
 
 
 def test_where_packets_come_unevenly_the_clock_waits_longer() -> None:
@@ -204,7 +218,7 @@ def test_what_the_clock_filled_counts_for_the_gap_that_comes_to_light() -> None:
     steps = [step for n in [11, 12, 13] for step in jitter.put(packet(n), 0.2 + n * 0.002)]
     steps += jitter.advance(0.24)
 
-    assert short(filled) == ["~20"] * 5 + ["_20"] * 3
+    assert short(filled) == ["~20"] * 4 + ["~20."] + ["_20"] * 3
     assert short(steps) == ["_20", "~20>11", "11", "12", "13"]
     assert jitter.ahead_ms == 0
 
@@ -228,6 +242,69 @@ def test_delayed_sound_is_all_played_and_then_offered_to_be_left_out_until_back_
                 left_out += 1
     assert left_out == 8
     assert jitter.ahead_ms == 0
+
+
+def hear(
+    jitter: JitterBuffer, arrivals: Iterable[tuple[float, int]], *, wraps_at: int = 0, quiet_from: int | None = None
+) -> list[tuple[float, Step]]:
+    """Let packets arrive, the clock beat between them, and the quiet ones be left out; return when each step was heard.
+
+    Args:
+        jitter: takes them.
+        arrivals: when each comes, and its number.
+        wraps_at: the number of the packet at which sequence numbers and timestamps are 0 again.
+        quiet_from: the number of the first quiet packet; None: none is.
+    """
+    heard = []
+    coming = list(arrivals)
+    beats = [(beat * 0.02 + 0.01, -1) for beat in range(int(coming[-1][0] * 50) + 1)]
+    for now_s, n in sorted([*coming, *beats]):
+        one = packet(n, base_seq=-wraps_at, base_ts=-wraps_at * FRAME)
+        for step in jitter.advance(now_s) if n < 0 else jitter.put(one, now_s):
+            quiet = quiet_from is not None and n >= quiet_from
+            if not (quiet and isinstance(step, Played) and step.leave_out and jitter.leave_out(step)):
+                heard.append((now_s, step))
+    return heard
+
+
+def test_after_two_seconds_of_loss_packets_are_played_as_soon_as_before() -> None:
+    jitter = buffer()
+    arrivals = [(n * 0.02, n) for n in range(300) if not 100 <= n < 200]
+
+    heard = hear(jitter, arrivals, wraps_at=150)
+
+    delay_ms = {
+        int(step.payload): round((now_s - step.arrived_s) * 1000) for now_s, step in heard if isinstance(step, Played)
+    }
+    assert list(delay_ms) == [n for _, n in arrivals]
+    assert {n: ms for n, ms in delay_ms.items() if ms} == {200: 20}  # it waits whether one before it is only late
+    assert total_ticks(step for _, step in heard) == 300 * FRAME
+    assert jitter.ahead_ms == 0
+    counts = jitter.counts
+    assert (counts.received, counts.lost, counts.late, counts.duplicate, counts.restarts) == (200, 100, 0, 0, 0)
+    assert (counts.concealed_ms, counts.filled_ms) == (100 + 20, 1_880)  # 20: from the copy in the packet after them
+
+
+def test_two_seconds_of_packets_that_come_at_once_are_all_heard_and_quiet_ones_bring_the_stream_back_into_step() -> (
+    None
+):
+    jitter = buffer()
+    late = [(4.0, n) for n in range(100, 200)]
+    arrivals = [*((n * 0.02, n) for n in range(100)), *late, *((n * 0.02, n) for n in range(200, 400))]
+
+    heard = hear(jitter, arrivals, wraps_at=150, quiet_from=250)
+
+    played = [(int(step.payload), now_s - step.arrived_s) for now_s, step in heard if isinstance(step, Played)]
+    counts = jitter.counts
+    filled_ms = counts.concealed_ms + counts.filled_ms
+    n_left_out = round(filled_ms / 20)
+    assert 1_900 <= filled_ms <= 2_000
+    assert [n for n, _ in played] == [*range(250), *range(250 + n_left_out, 400)]
+    assert {delay_s for _, delay_s in played} == {0.0}
+    assert counts.left_out_ms == filled_ms
+    assert jitter.ahead_ms == 0
+    assert total_ticks(step for _, step in heard) == 400 * FRAME
+    assert (counts.received, counts.lost, counts.late, counts.restarts) == (400, 0, 0, 0)
 
 
 def test_of_packets_that_are_released_at_once_no_more_are_left_out_than_the_stream_is_ahead() -> None:

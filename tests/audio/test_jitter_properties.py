@@ -4,12 +4,23 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_server.audio.jitter import AHEAD_LIMIT_MS, JitterBuffer, Played, RtpSound, Step
+from media_server.audio.jitter import (
+    AHEAD_LIMIT_MS,
+    CONCEAL_MS,
+    STEP_LIMIT_MS,
+    Concealed,
+    JitterBuffer,
+    Played,
+    RtpSound,
+    Step,
+)
+from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS, signed
 
 FRAME = 960
 FRAME_S = 0.02
@@ -247,12 +258,28 @@ packets = st.builds(
     st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, FRAME, 2 * FRAME, 2**31, 2**32 - 1])),
     st.sampled_from([b"1", b"x", b""]),
 )
+streams = st.builds(
+    lambda ssrc, n, jump_frames, payload: RtpSound(
+        ssrc, (65_530 + n) % SEQUENCES, (n - 3 + jump_frames) * FRAME % TIMESTAMPS, payload
+    ),
+    st.sampled_from([1] * 9 + [2]),
+    st.integers(0, 20),
+    st.sampled_from([0] * 8 + [10, 3_000]),
+    st.sampled_from([b"1"] * 7 + [b"x"]),
+)
+"""Of two that are nearly sane: any number of copies in any order, and now and then a jump of the clock."""
+
+waits_s = st.sampled_from([0.0, 0.005, 0.02])
+happenings = st.lists(
+    st.tuples(st.one_of(waits_s, waits_s, st.floats(0, 2)), st.one_of(st.none(), streams, streams, packets)),
+    max_size=60,
+)
+Happenings: TypeAlias = list[tuple[float, RtpSound | None]]
+"""Seconds later, a packet that anybody may have sent, or a beat."""
 
 
-@given(happenings=st.lists(st.tuples(st.floats(0, 2), st.none() | packets), max_size=60))
-def test_whatever_packets_say_of_themselves_time_goes_on_and_nothing_is_kept_for_good(
-    happenings: list[tuple[float, RtpSound | None]],
-) -> None:
+@given(happenings=happenings)
+def test_whatever_packets_say_of_themselves_time_goes_on_and_nothing_is_kept_for_good(happenings: Happenings) -> None:
     jitter = buffer()
     steps: list[Step] = []
     now_s = 0.0
@@ -268,3 +295,74 @@ def test_whatever_packets_say_of_themselves_time_goes_on_and_nothing_is_kept_for
     assert jitter.ahead_ms <= AHEAD_LIMIT_MS + n_beats * BEAT_MS + 2_000 * (len(happenings) + 1)
     silence_ms = sum(step.n_ticks for step in filled if not isinstance(step, Played)) / TICKS_PER_MS
     assert silence_ms >= (n_beats - 20) * BEAT_MS
+
+
+def put_all(happenings: Happenings) -> tuple[JitterBuffer, list[RtpSound], list[Step], float]:
+    """Return the buffer after all that, what was put (a good packet holds its own place here), the steps, and when."""
+    jitter = buffer()
+    put: list[RtpSound] = []
+    steps: list[Step] = []
+    now_s = 0.0
+    for wait_s, packet in happenings:
+        now_s += wait_s
+        if packet is None:
+            steps += jitter.advance(now_s)
+        else:
+            put.append(replace(packet, payload=str(len(put)).encode()) if packet.payload.isdigit() else packet)
+            steps += jitter.put(put[-1], now_s)
+    now_s += 0.3
+    return jitter, put, [*steps, *jitter.advance(now_s)], now_s
+
+
+@given(happenings=happenings)
+def test_whatever_packets_say_each_is_played_at_most_once_and_in_order_but_for_restarts(happenings: Happenings) -> None:
+    jitter, put, steps, _ = put_all(happenings)
+
+    numbers = [int(step.payload) for step in steps if isinstance(step, Played)]
+    played = [put[number] for number in numbers]
+    begins = [
+        two
+        for one, two in pairwise(played)
+        if two.ssrc != one.ssrc or signed(two.sequence_number - one.sequence_number, SEQUENCES) <= 0
+    ]
+    assert len(set(numbers)) == len(numbers)
+    assert len(begins) <= jitter.counts.restarts
+
+
+@given(happenings=happenings)
+def test_whatever_packets_say_each_is_played_or_counted(happenings: Happenings) -> None:
+    jitter, put, steps, _ = put_all(happenings)
+
+    counts = jitter.counts
+    n_good = sum(packet.payload.isdigit() for packet in put)
+    n_played = sum(isinstance(step, Played) for step in steps)
+    assert counts.received == len(put)
+    assert counts.malformed == len(put) - n_good
+    assert n_played <= n_good <= n_played + counts.lost + counts.late + counts.duplicate
+
+
+@given(happenings=happenings)
+def test_whatever_packets_say_no_more_sound_comes_out_than_their_own_the_time_that_passed_and_a_step_for_each(
+    happenings: Happenings,
+) -> None:
+    jitter, _, steps, end_s = put_all(happenings)
+
+    n_played = sum(isinstance(step, Played) for step in steps)
+    made_up_ms = sum(step.n_ticks for step in steps if not isinstance(step, Played)) / TICKS_PER_MS
+    assert made_up_ms == pytest.approx(jitter.counts.concealed_ms + jitter.counts.filled_ms)
+    assert made_up_ms <= end_s * 1000 + n_played * STEP_LIMIT_MS
+
+
+@given(happenings=happenings)
+def test_whatever_packets_say_no_guess_is_longer_than_its_limit_and_one_recovered_packet(
+    happenings: Happenings,
+) -> None:
+    _, _, steps, _ = put_all(happenings)
+
+    guessed_ms = 0.0
+    for step in steps:
+        if isinstance(step, Played):
+            guessed_ms = 0.0
+        elif isinstance(step, Concealed):
+            guessed_ms += step.n_ticks / TICKS_PER_MS
+        assert guessed_ms <= CONCEAL_MS + FRAME / TICKS_PER_MS

@@ -1,9 +1,15 @@
+import ctypes
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from media_server.audio import opus
 from media_server.audio.chunk import Pcm, silence
 from media_server.audio.opus import OpusDecoder, OpusEncoder, OpusError
+from media_server.errors import EngineMissingError
 
 FRAME = 480
 
@@ -15,6 +21,79 @@ def tone(n_frames: int, hz: float = 440.0) -> Pcm:
 def packets(pcm: Pcm) -> list[bytes]:
     encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=5)
     return [encoder.encode(pcm[at : at + FRAME]) for at in range(0, len(pcm), FRAME)]
+
+
+class Machine:
+    """A machine that may lack a copy of libopus. The system's copy, if it has one, is the wheel's under its name."""
+
+    def __init__(self, *, system: bool, wheel: bool) -> None:
+        self._system = system
+        self._wheel = wheel
+        self._load = ctypes.CDLL
+        self.asked: list[str] = []
+
+    def load(self, name: str) -> ctypes.CDLL:
+        """Stand in for `ctypes.CDLL`."""
+        self.asked.append(name)
+        there = self._wheel if Path(name).is_absolute() else self._system
+        if not there:
+            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+        return self._load(name if Path(name).is_absolute() else str(wheel_copy()))
+
+
+def wheel_copy() -> Path:
+    """Return the libopus that PyAV's wheel carries; skips the test where PyAV was built here."""
+    spec = find_spec("av")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    copies = [*package.parent.glob("av.libs/libopus*"), *package.glob(".dylibs/libopus*")]
+    if not copies:
+        pytest.skip("this PyAV is not the wheel from PyPI")
+    return copies[0]
+
+
+@pytest.fixture
+def _nothing_loaded() -> Generator[None, None, None]:
+    """Let libopus be looked for in this test, and anew after it."""
+    opus.library.cache_clear()
+    yield
+    opus.library.cache_clear()
+
+
+def hears_a_tone() -> bool:
+    """Whether libopus, whichever it is, gives back what it was given."""
+    decoder = OpusDecoder()
+    heard = np.concatenate([decoder.decode(packet) for packet in packets(tone(20))])
+    return len(heard) == 6_400 and int(np.argmax(np.abs(np.fft.rfft(heard[-3_200:])))) == 88  # of 5 Hz each
+
+
+@pytest.mark.usefixtures("_nothing_loaded")
+def test_the_systems_copy_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(system=True, wheel=True)
+    monkeypatch.setattr(ctypes, "CDLL", machine.load)
+
+    assert hears_a_tone()
+    assert machine.asked == ["libopus.so.0"]
+
+
+@pytest.mark.usefixtures("_nothing_loaded")
+def test_where_the_system_has_no_copy_the_one_in_the_wheel_of_pyav_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(system=False, wheel=True)
+    monkeypatch.setattr(ctypes, "CDLL", machine.load)
+
+    assert hears_a_tone()
+    assert machine.asked == ["libopus.so.0", "libopus.0.dylib", str(wheel_copy())]
+
+
+@pytest.mark.usefixtures("_nothing_loaded")
+def test_where_there_is_no_copy_at_all_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", Machine(system=False, wheel=False).load)
+
+    with pytest.raises(
+        EngineMissingError, match=r"^libopus was not found; install libopus0 \(Debian\), opus \(Homebrew\)"
+    ):
+        opus.library()
 
 
 def test_a_tone_comes_back_as_loud_as_it_was_at_16_khz() -> None:

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from tests.bench import barge_in, connection, load, loss, orders, recogniser, soak, voice_to_voice
+from tests.bench import barge_in, codec, connection, load, loss, orders, recogniser, soak, voice_to_voice
 
 BENCHMARKS = {
     "connection": connection.run,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "recogniser": recogniser.run,
     "orders": orders.run,
     "loss": loss.run,
+    "codec": codec.run,
     "load": load.run,
     "soak": soak.run,
 }

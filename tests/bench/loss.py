@@ -8,8 +8,15 @@ No socket and no waiting: packets carry the time at which they would arrive. For
     SNR        of the sound against the same packets decoded without loss, in dB over the frames that have sound
     PESQ       the same by ITU-T P.862.2, -0.5 to 4.6 (if the package `pesq` is installed)
     words      that the recogniser no longer hears as it hears them without loss, of all
+
+After the outage also
+
+    late 1 s after  p95 of the packets that are given on more than a second after the first one came again
+    back ms         from when the first one came again until none is given on later than those before the outage were;
+                    the longest of all clips
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +37,7 @@ from media_server.config import ROOT
 from media_server.engines.asr_sphinx_model import CepstralMean, SphinxModel
 from media_server.engines.scenario import read_scenario
 from media_server.transport.webrtc.inbound import Inbound, OpusSound
+from tests.bench.quality import HOW_TO_GET_PESQ, has_pesq, pesq
 from tests.bench.table import show
 from tests.speech import MISSING, Clip, clips
 
@@ -39,6 +47,8 @@ FRAME_S = 0.02
 _FRAME_24K = SPEAKING_HZ // 50
 _FRAME_16K = HEARING_HZ // 50
 _TAIL_S = 1.0
+_SAME_MS = 0.1
+"""Delays that differ by less are the same: times are sums of floats."""
 
 NETWORKS: dict[str, Conditions] = {
     "clean": Conditions(),
@@ -57,11 +67,15 @@ OUTAGE = "outage of 2 s"
 
 @dataclass(slots=True)
 class Came:
-    """What came out of a buffer: how long each packet was held, how late it was given on, and the sound."""
+    """What came out of a buffer: how long each packet was held, how late it was given on, and the sound.
+
+    `back_ms`: until the delay was the one before the outage; NaN: there was none; infinity: it never was.
+    """
 
     held_ms: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)
     after_outage_ms: list[float] = field(default_factory=list)
+    back_ms: float = math.nan
     concealed_ms: float = 0.0
     pcm: list[Pcm] = field(default_factory=list)
 
@@ -86,6 +100,8 @@ async def run() -> None:
         for buffer, play in (("ours", play_ours), ("aiortc", play_aiortc)):
             rows.append(_row(name, buffer, orders, play, recogniser))
     show("loss", "A bad network, into our jitter buffer and into aiortc's", rows)
+    if not has_pesq():
+        print(f"  {HOW_TO_GET_PESQ}")
 
 
 def _row(
@@ -95,7 +111,7 @@ def _row(
     play: Callable[[list[bytes], list[Arrival]], Came],
     recogniser: "Recogniser",
 ) -> dict[str, Any]:
-    held, late, after, snrs, pesqs = [], [], [], [], []
+    held, late, after, back, snrs, pesqs = [], [], [], [], [], []
     concealed_s = total_s = 0.0
     lost_words = words = 0
     for seed, clip in enumerate(orders):
@@ -106,6 +122,7 @@ def _row(
         held += came.held_ms
         late += came.late_ms
         after += came.after_outage_ms
+        back.append(came.back_ms)
         concealed_s += came.concealed_ms / 1000
         total_s += len(payloads) * FRAME_S
         one, other = _join(clean.pcm), _join(came.pcm)
@@ -122,10 +139,11 @@ def _row(
         "held p95": percentiles(held)["p95"],
         "late p50": percentiles(late)["p50"],
         "late p95": percentiles(late)["p95"],
-        "late 1 s after": percentiles(after)["p95"] if after else float("nan"),
+        "late 1 s after": percentiles(after)["p95"] if after else math.nan,
+        "back ms": max((value for value in back if not math.isnan(value)), default=math.nan),
         "concealed": f"{concealed_s / total_s:.1%}",
         "SNR dB": statistics.median(snrs),
-        "PESQ": statistics.fmean(known) if known else float("nan"),
+        "PESQ": statistics.fmean(known) if known else math.nan,
         "words lost": f"{lost_words} of {words}",
     }
 
@@ -190,12 +208,24 @@ class _Notes:
         self._came = came
         self._arrived_s = {arrival.number: arrival.at_s for arrival in coming}
         self._outage_over_s = _outage_over_s(coming)
+        self._usual_ms = 0.0
 
     def given_on(self, number: int, now_s: float) -> None:
         late_ms = (now_s - number * FRAME_S) * 1000
         self._came.late_ms.append(late_ms)
         self._came.held_ms.append((now_s - self._arrived_s[number]) * 1000)
-        if self._outage_over_s is not None and now_s > self._outage_over_s + 1.0:
+        if self._outage_over_s is not None:
+            self._note_outage(late_ms, now_s, self._outage_over_s)
+
+    def _note_outage(self, late_ms: float, now_s: float, over_s: float) -> None:
+        if now_s < over_s:
+            self._usual_ms = max(self._usual_ms, late_ms)
+            return
+        if late_ms > self._usual_ms + _SAME_MS:
+            self._came.back_ms = math.inf
+        elif not math.isfinite(self._came.back_ms):
+            self._came.back_ms = (now_s - over_s) * 1000
+        if now_s > over_s + 1.0:
             self._came.after_outage_ms.append(late_ms)
 
 
@@ -295,20 +325,6 @@ def snr_db(clean: Pcm, came: Pcm) -> float:
     loud = one.std(axis=1) > 100
     noise = float(((one[loud] - other[loud]) ** 2).sum())
     return 60.0 if noise == 0 else min(60.0, 10 * float(np.log10((one[loud] ** 2).sum() / noise)))
-
-
-def pesq(clean: Pcm, came: Pcm) -> float | None:
-    """Return the score; None where the package is not there, or finds no speech."""
-    try:
-        from pesq import NoUtterancesError
-        from pesq import pesq as score
-    except ImportError:
-        return None
-    n = min(len(clean), len(came))
-    try:
-        return float(score(HEARING_HZ, clean[:n], came[:n], "wb"))
-    except NoUtterancesError:
-        return None
 
 
 def _join(parts: list[Pcm]) -> Pcm:

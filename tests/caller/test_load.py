@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from media_server.audio.chunk import SPEAKING_HZ
+from media_server.audio.jitter import RtpSound
+from media_server.caller.chirp import chirps
 from media_server.caller.load import add_load_arguments, run_load
-from media_server.caller.measuring import Came, Load, LoadReport, hum_with_pauses
+from media_server.caller.measuring import Came, Load, LoadReport, Mouth, encode, hum_with_pauses
 from media_server.caller.network import Conditions
 from media_server.caller.server_processes import listening_on
 from media_server.errors import PeerGoneError
@@ -46,14 +49,14 @@ async def test_every_call_comes_up_and_the_echo_is_measured() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(60)
-async def test_a_bad_network_is_heard_in_the_echo_and_delays_it() -> None:
+async def test_a_bad_network_delays_the_echo_on_both_ways() -> None:
     async with server(ECHO) as url:
         clean = await loaded(url, 1)
         late = await loaded(url, 1, Conditions(delay_ms=150))
 
     assert clean.mouth_to_ear_ms.p50 is not None
     assert late.mouth_to_ear_ms.p50 is not None
-    assert late.mouth_to_ear_ms.p50 - clean.mouth_to_ear_ms.p50 > 75
+    assert late.mouth_to_ear_ms.p50 - clean.mouth_to_ear_ms.p50 > 225
 
 
 @pytest.mark.e2e
@@ -77,12 +80,77 @@ def test_a_load_that_fails_ends_with_status_1(capsys: pytest.CaptureFixture[str]
     assert "parley load: no call came up" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [("--calls", "0"), ("--loss", "1"), ("--jitter", "-1"), ("--seconds", "inf")])
+@pytest.mark.parametrize(
+    "wrong", [("--calls", "0"), ("--loss", "1"), ("--burst", "0.5"), ("--jitter", "-1"), ("--seconds", "inf")]
+)
 def test_wrong_amounts_are_wrong_use(wrong: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse("--url", "http://127.0.0.1:9", *wrong)
 
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--burst", "3"), "--burst is the length of losses: wanted --loss SHARE with it"),
+        (("--burst", "1"), "--burst is the length of losses: wanted --loss SHARE with it"),
+        (("--loss", "0.8"), "--loss 0.8 is lost in runs of 4 on average, or longer: wanted such a --burst"),
+        (("--loss", "0.8", "--burst", "3"), "--loss 0.8 is lost in runs of 4 on average, or longer"),
+    ],
+)
+def test_losses_that_cannot_be_are_wrong_use(
+    wrong: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_load(parse("--url", "http://127.0.0.1:9", *wrong)) == 2
+    assert told in capsys.readouterr().err
+
+
+def echoed(late_ms: dict[int, float], lost: set[int], *, anew: int = 250) -> Mouth:
+    """Return one that said five seconds of chirps, and heard each packet 100 ms later or later still.
+
+    Args:
+        late_ms: how much later, by the packet's number.
+        lost: numbers of packets.
+        anew: from this packet on the timestamps are others.
+    """
+    mouth = Mouth()
+    payloads = encode(chirps(5, SPEAKING_HZ), 0)
+    arrivals = []
+    for n, payload in enumerate(payloads):
+        mouth.said(n, n * 0.02)
+        if n not in lost:
+            timestamp = n * 960 + (1 << 32) - 100_000 + (1_000_000_000 if n >= anew else 0)
+            packet = RtpSound(1, n, timestamp % (1 << 32), payload)
+            arrivals.append((n * 0.02 + 0.1 + late_ms.get(n, 0.0) / 1000, n, packet))
+    for at_s, _, packet in sorted(arrivals):
+        mouth.heard(packet, at_s)
+    return mouth
+
+
+def test_a_chirp_is_as_late_as_the_packet_in_which_it_begins() -> None:
+    late_ms = {n: n * 7 % 5 * 10 for n in range(250)} | {50: 30.0, 100: 60.0, 150: 0.0}
+
+    delays_ms = echoed(late_ms, lost=set()).delays_ms(1.0, 5.0)
+
+    # The encoder looks 6.5 ms ahead.
+    assert delays_ms == pytest.approx([136.5, 166.5, 106.5], abs=0.5)
+
+
+def test_a_chirp_is_found_though_its_last_packet_was_lost_and_not_if_all_were() -> None:
+    delays_ms = echoed({}, lost={54, *range(100, 106)}).delays_ms(1.0, 5.0)
+
+    assert delays_ms == pytest.approx([106.5, 106.5], abs=0.5)
+
+
+def test_timestamps_that_begin_anew_hide_one_chirp_alone() -> None:
+    delays_ms = echoed({}, lost=set(), anew=75).delays_ms(1.0, 5.0)
+
+    assert delays_ms == pytest.approx([106.5, 106.5], abs=0.5)
+
+
+def test_who_heard_nothing_has_no_delays() -> None:
+    assert echoed({}, lost=set(range(250))).delays_ms(1.0, 5.0) == []
 
 
 class Arrivals:

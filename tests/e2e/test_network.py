@@ -17,7 +17,7 @@ from media_server.audio.chunk import SPEAKING_HZ, silence
 from media_server.caller.client import CallClient
 from media_server.errors import PeerGoneError, ServerFullError
 from signaling.app import build_app, build_house
-from tests.coturn import SECRET, needs_coturn, relay
+from tests.coturn import SECRET, make_certificate, needs_coturn, relay
 from tests.signaling.scripted_house import ScriptedEngines, make_config
 
 pytestmark = pytest.mark.e2e
@@ -76,6 +76,36 @@ async def test_a_call_is_heard_both_ways_through_a_relay(transport: str, tmp_pat
             offered = client._peer.localDescription.sdp
 
     assert {line.split()[7] for line in offered.splitlines() if line.startswith("a=candidate")} == {"relay"}
+
+
+@needs_coturn
+async def test_a_call_is_heard_both_ways_through_a_relay_that_takes_tls_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # whom OpenSSL trusts, and so aioice
+    async with (
+        relay(tmp_path, certificate) as address,
+        echo_server(turn_urls=f"turns:{address}?transport=tcp", turn_secret=SECRET) as url,
+        CallClient(url, relay_only=True) as client,
+    ):
+        assert await hears_itself(client)
+        offered = client._peer.localDescription.sdp
+
+    assert {line.split()[7] for line in offered.splitlines() if line.startswith("a=candidate")} == {"relay"}
+
+
+@needs_coturn
+async def test_a_relay_with_a_certificate_that_nobody_vouches_for_is_not_used(tmp_path: Path) -> None:
+    async with (
+        relay(tmp_path, make_certificate(tmp_path)) as address,
+        echo_server(turn_urls=f"turns:{address}?transport=tcp", turn_secret=SECRET) as url,
+    ):
+        client = CallClient(url, relay_only=True, connect_timeout_s=1)
+        with pytest.raises(PeerGoneError):
+            await client.__aenter__()
+
+    assert "a=candidate" not in client._peer.localDescription.sdp
 
 
 @needs_coturn

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,49 @@ def tone(seconds: float, hz: float, amplitude: float) -> Pcm:
     return (np.sin(2 * np.pi * hz * at_s) * amplitude).astype(np.int16)
 
 
+VOWELS_HZ = np.array([(700, 1200, 2500), (300, 2300, 3000), (400, 800, 2600), (500, 1800, 2500)])
+
+
+def voice(n_windows: int, pitch_hz: float) -> Pcm:
+    """Return vowels with pauses, which Silero takes for speech more or less surely: 0.01 to 0.98 at most pitches."""
+    at_s = np.arange(n_windows * WINDOW_SAMPLES) / HEARING_HZ
+    formants_hz = VOWELS_HZ[(at_s * 5).astype(int) % len(VOWELS_HZ)].T
+    turns = np.cumsum(pitch_hz * (1 + 0.15 * np.sin(2 * np.pi * 1.3 * at_s + pitch_hz))) / HEARING_HZ
+    sound = np.zeros(len(at_s))
+    for n in range(1, int(4_000 / pitch_hz)):
+        strength = (1 / (1 + ((n * pitch_hz - formants_hz) / 120) ** 2)).sum(axis=0)
+        sound += strength * np.sin(2 * np.pi * n * turns)
+    sound *= np.clip(np.sin(2 * np.pi * 4 * at_s), 0, 1) * (at_s % 1.2 < 0.8)
+    pcm: Pcm = (sound / np.abs(sound).max() * 9_000).astype(np.int16)
+    return pcm + noise(len(at_s) / HEARING_HZ, 20)
+
+
+def many_sounds(n: int, n_windows: int) -> list[Pcm]:
+    """Return different sounds of one length: voices, hum with pauses, and noise, in turn."""
+    size = n_windows * WINDOW_SAMPLES
+    seconds = size / HEARING_HZ
+    pauses = np.arange(size) // (3 * WINDOW_SAMPLES) % 2
+    kinds: list[Callable[[int], Pcm]] = [
+        lambda at: voice(n_windows, 80 + 2 * at),
+        lambda at: (tone(seconds, 50 + at, 8_000) * pauses).astype(np.int16),
+        lambda at: noise(seconds, 100 * (at + 1)),
+    ]
+    return [kinds[at % len(kinds)](at) for at in range(n)]
+
+
+class CountedSession:
+    """A network's session that tells how many windows went through it together."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.runs: list[int] = []
+
+    def run(self, outputs: None, feed: dict[str, Any]) -> Any:
+        """Run them."""
+        self.runs.append(len(feed["input"]))
+        return self._session.run(outputs, feed)
+
+
 @pytest.mark.parametrize(
     "sound",
     [
@@ -115,6 +160,19 @@ async def test_window_by_window_is_the_same_as_all_at_once() -> None:
     assert ours[:-1] == pytest.approx(reference.ravel()[:-1].tolist(), abs=1e-5)
 
 
+async def test_window_by_window_a_made_voice_is_the_same_as_all_at_once() -> None:
+    vad = SileroVad(model=Path(faster_whisper.__path__[0], "assets", "silero_vad_v6.onnx"))
+    await vad.load()
+    pcm = voice(60, 160)
+
+    ours = await listen(vad.open(), pcm)
+    reference = get_vad_model()(pcm.astype(np.float32) / 32_768)
+
+    assert ours[:-1] == pytest.approx(reference.ravel()[:-1].tolist(), abs=1e-5)  # see above
+    assert min(ours) < 0.1
+    assert max(ours) > 0.9
+
+
 @needs_speech
 async def test_room_noise_is_not_speech(vad: Vad) -> None:
     for name in ("negatives/room_tone_pv_empty.flac", "negatives/synthetic_pink_-30dBFS.flac"):
@@ -146,6 +204,35 @@ async def test_windows_of_many_calls_that_come_together_give_what_each_gives_alo
     together = await asyncio.gather(*(listen(vad.open(), pcm) for pcm in sounds))
 
     assert together == alone
+
+
+@pytest.mark.parametrize("n_calls", [2, 70])
+async def test_sounds_of_many_calls_that_come_together_give_what_each_gives_alone(vad: Vad, n_calls: int) -> None:
+    sounds = many_sounds(n_calls, 12)
+
+    alone = [await listen(vad.open(), pcm) for pcm in sounds]
+    together = await asyncio.gather(*(listen(vad.open(), pcm) for pcm in sounds))
+
+    assert together == alone
+    assert len({tuple(heard) for heard in alone}) == n_calls
+
+
+@pytest.mark.parametrize(("n_calls", "runs"), [(64, [64]), (70, [64, 6])])
+async def test_of_windows_that_come_together_64_go_through_the_network_at_once(n_calls: int, runs: list[int]) -> None:
+    vad = SileroVad()
+    await vad.load()
+    batcher: Any = vad._batcher
+    session = CountedSession(batcher._network.session)
+    batcher._network = replace(batcher._network, session=session)
+    streams = [vad.open() for _ in range(n_calls)]
+    window = noise(0.032, 2_000)
+
+    first = await asyncio.gather(*(stream.probability(window) for stream in streams))
+    session.runs.clear()  # from the second on it is known that the calls are many
+    second = await asyncio.gather(*(stream.probability(window) for stream in streams))
+
+    assert session.runs == runs
+    assert (len(set(first)), len(set(second))) == (1, 1)
 
 
 async def test_a_call_that_ends_while_its_window_waits_takes_no_other_with_it(vad: Vad) -> None:

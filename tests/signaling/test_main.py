@@ -1,5 +1,6 @@
 """The command: what it prints, and the status it ends with."""
 
+import ctypes
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from media_server.audio import opus
 from media_server.config import known_names, load_config
 from signaling.__main__ import main, media_processes
 from signaling.house import VERSION
@@ -120,6 +122,25 @@ def test_a_taken_port_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str
 
     assert status == 1
     assert capsys.readouterr().err.startswith(f"parley: cannot listen on 127.0.0.1:{port}: address already in use")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_machine_without_libopus_is_one_line_and_status_1(
+    workers: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> ctypes.CDLL:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    opus.library.cache_clear()
+
+    status = main(["serve", "--port", "0", "--workers", workers])
+
+    printed = capsys.readouterr()
+    assert status == 1
+    assert printed.err.startswith("parley: libopus was not found; install libopus0 (Debian)")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
 
 
 @pytest.mark.models

@@ -1,10 +1,13 @@
 """Those who run the server see how it is; those who call get the page."""
 
+import aiohttp
 import pytest
 
+from media_server.caller.client import CallClient
 from media_server.events import Settings
 from signaling.house import VERSION
 from signaling.operations import STATIC
+from tests.servers import server
 from tests.signaling.scripted_house import ScriptedEngines, front_door
 
 
@@ -55,6 +58,20 @@ async def test_the_figures_are_shown_to_prometheus() -> None:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert "\nparley_calls_total 3\n" in await response.text()
+
+
+@pytest.mark.e2e
+async def test_what_happened_to_the_packets_of_calls_is_shown_to_prometheus() -> None:
+    async with server() as url:
+        async with CallClient(url) as call:
+            call.say_in_writing("a large latte")
+            await call.wait_for(lambda event: event["type"] == "response.done", 10)
+        async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+
+    figures = dict(line.split() for line in lines if not line.startswith("#"))
+    assert float(figures["parley_packets_received_total"]) > 0
+    assert float(figures["parley_packets_sent_total"]) > 0
 
 
 async def test_the_page_may_use_the_microphone_and_only_its_own_files() -> None:

@@ -32,7 +32,7 @@ def model_workers(url: str) -> list[psutil.Process]:
 
 
 async def health(url: str) -> dict[str, object]:
-    async with aiohttp.ClientSession() as http, http.get(f"{url}/health") as response:
+    async with aiohttp.ClientSession(raise_for_status=True) as http, http.get(f"{url}/health") as response:
         answer: dict[str, object] = await response.json()
         return answer
 
@@ -74,6 +74,29 @@ async def test_a_process_that_dies_takes_its_own_calls_and_is_replaced() -> None
     assert after[dead] != before[dead]
     assert after[1 - dead] == before[1 - dead]
     assert calls == 1
+
+
+async def test_while_a_process_is_replaced_the_server_is_healthy_and_its_counters_do_not_fall() -> None:
+    async with server(TWO) as url:
+        await all_ready(url)
+        async with CallClient(url) as one, CallClient(url), aiohttp.ClientSession(raise_for_status=True) as http:
+            before = await calls_begun(http, url)
+            dead = psutil.Process(media_processes(url)[int(one.call_id[4:6], 16)])
+            dead.kill()
+            await asyncio.to_thread(psutil.wait_procs, [dead])
+            meanwhile = [await calls_begun(http, url)]
+            await all_ready(url)
+            after = [await calls_begun(http, url) for _ in range(10)]
+
+    assert before == 2
+    assert {*meanwhile, *after} == {2}
+
+
+async def calls_begun(http: aiohttp.ClientSession, url: str) -> float:
+    """Return how many calls the server has counted, asked over a new connection: any of its processes may answer."""
+    async with http.get(f"{url}/metrics", headers={"Connection": "close"}) as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("parley_calls_total "))
 
 
 async def test_models_are_loaded_once_for_all_processes() -> None:

@@ -33,7 +33,7 @@ import re
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import aioice.ice
 import pylibsrtp
@@ -52,7 +52,7 @@ from aiortc.sdp import SessionDescription
 from aiortc.utils import random32
 
 from media_server.audio.jitter import RtpSound
-from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS
+from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS, signed
 from media_server.transport.webrtc.addresses import ANY_PORT, announced_for, open_socket
 from media_server.transport.webrtc.sctp_gate import is_sound
 
@@ -113,6 +113,8 @@ class RtpReceiver(RTCRtpReceiver):
         self._event_types: set[int | None] = set()
         self._statistics: dict[tuple[int, int], Any] = {}  # by source and payload type
         self.sockets: list[Any] = []
+        self.malformed = 0
+        """Packets that are no RTP."""
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
         """Start: as aiortc does, without the decoder thread."""
@@ -152,6 +154,7 @@ class RtpReceiver(RTCRtpReceiver):
     def _take(self, data: bytes) -> None:
         read = read_rtp(data)
         if read is None:
+            self.malformed += 1
             return
         payload_type, sound = read
         statistics = self._statistics.get((sound.ssrc, payload_type)) or self._meet(sound.ssrc, payload_type)
@@ -187,6 +190,14 @@ class RtpReceiver(RTCRtpReceiver):
         self._on_heard()
         await super()._handle_rtcp_packet(packet)
 
+    async def _send_rtcp(self, packet: AnyRtcpPacket) -> None:
+        # aiortc leaves out how often the numbers have wrapped (RFC 3550 section 6.4.1: the upper half of the field).
+        if isinstance(packet, RtcpRrPacket):
+            streams = cast(Any, self)._RTCRtpReceiver__remote_streams
+            for report in packet.reports:
+                report.highest_sequence = (streams[report.ssrc].cycles + report.highest_sequence) % (1 << 32)
+        await super()._send_rtcp(packet)
+
 
 def _connected_sockets(dtls: RTCDtlsTransport) -> list[Any]:
     """Return the sockets of a connection that stands, and let them know. Who only listens has no receiver started."""
@@ -198,6 +209,12 @@ def _connected_sockets(dtls: RTCDtlsTransport) -> list[Any]:
 
 class _Statistics(StreamStatistics):
     """aiortc's, with a jitter that fits its field (RFC 3550 section 6.4.1): wild timestamps would end the reports."""
+
+    def add(self, packet: Any) -> None:
+        if self._last_timestamp is not None:
+            # aiortc subtracts the one from the other as they are: a wrap would be a day of jitter.
+            self._last_timestamp = packet.timestamp - signed(packet.timestamp - self._last_timestamp, TIMESTAMPS)
+        super().add(packet)
 
     @property
     def jitter(self) -> int:
@@ -642,17 +659,21 @@ class _Generations:
         connection.request_received(message, address, protocol)
 
 
-def shape(pc: RTCPeerConnection, arrival_s: Callable[[float], float | None]) -> None:
-    """Send what a connected `pc` sends through a bad network from now on.
+def shape(
+    pc: RTCPeerConnection, there_s: Callable[[float], float | None], back_s: Callable[[float], float | None]
+) -> None:
+    """Let a connected `pc` send and receive through a bad network from now on.
 
     Args:
         pc: connected.
-        arrival_s: when a datagram that is sent now gets through; None: it is lost.
+        there_s: when a datagram that is sent now gets through; None: it is lost.
+        back_s: the same for one that comes.
     """
     private: Any = pc
     for transport in private._RTCPeerConnection__iceTransports:
         for protocol in transport._connection._protocols:
-            protocol.transport = _BadNetwork(protocol.transport, arrival_s)
+            protocol.datagram_received = _through(protocol.datagram_received, back_s, protocol.transport)
+            protocol.transport = _BadNetwork(protocol.transport, there_s)
 
 
 class _BadNetwork:
@@ -660,25 +681,35 @@ class _BadNetwork:
 
     def __init__(self, transport: asyncio.DatagramTransport, arrival_s: Callable[[float], float | None]) -> None:
         self._transport = transport
-        self._arrival_s = arrival_s
-        self._loop = asyncio.get_running_loop()
-
-    def sendto(self, data: bytes, address: Any = None) -> None:
-        now_s = self._loop.time()
-        arrival_s = self._arrival_s(now_s)
-        if arrival_s is None:
-            return
-        if arrival_s <= now_s:
-            self._transport.sendto(data, address)
-        else:
-            self._loop.call_at(arrival_s, self._send_late, data, address)
-
-    def _send_late(self, data: bytes, address: Any) -> None:
-        if not self._transport.is_closing():
-            self._transport.sendto(data, address)
+        self.sendto = _through(transport.sendto, arrival_s, transport)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _through(
+    give: Callable[[bytes, Any], None],
+    arrival_s: Callable[[float], float | None],
+    transport: asyncio.DatagramTransport,
+) -> Callable[[bytes, Any], None]:
+    """Return what gives on a datagram when it arrives, unless it is lost, or `transport` is closed by then."""
+    loop = asyncio.get_running_loop()
+
+    def give_late(data: bytes, address: Any) -> None:
+        if not transport.is_closing():
+            give(data, address)
+
+    def carry(data: bytes, address: Any = None) -> None:
+        now_s = loop.time()
+        at_s = arrival_s(now_s)
+        if at_s is None:
+            return
+        if at_s <= now_s:
+            give(data, address)
+        else:
+            loop.call_at(at_s, give_late, data, address)
+
+    return carry
 
 
 def close_sockets(pc: RTCPeerConnection) -> None:

@@ -7,8 +7,10 @@ the beat of the outgoing packets.
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from media_server.audio import g711, g722, opus
-from media_server.audio.chunk import HEARING_HZ, AudioChunk, Pcm, silence
+from media_server.audio.chunk import FRAME_MS, HEARING_HZ, AudioChunk, Pcm, silence
 from media_server.audio.dtmf import SoundNumbers
 from media_server.audio.jitter import Concealed, JitterBuffer, JitterCounts, Played, RtpSound, Silent, Step
 from media_server.audio.levels import level_dbfs
@@ -17,6 +19,8 @@ from media_server.audio.live_queue import LiveQueue
 QUIET_DBFS = -50.0
 _QUIET_BEFORE_MS = 1000
 """Quiet sound is left out only when the turn before it has surely ended, for that is measured in quiet sound."""
+
+_FADE_SAMPLES = HEARING_HZ * FRAME_MS // 1000
 
 
 class SoundDecoder(Protocol):
@@ -28,7 +32,11 @@ class SoundDecoder(Protocol):
         """Return how long a packet sounds, in ticks of the RTP clock; 0 if it is malformed."""
 
     def decode(self, payload: bytes) -> Pcm:
-        """Return the sound of a packet that has `ticks`."""
+        """Return the sound of a packet that has `ticks`.
+
+        Raises:
+            OpusError: only its first bytes are those of a packet. The decoder stays usable.
+        """
 
     def conceal(self, n_samples: int, following: bytes | None) -> Pcm:
         """Return a guess at `n_samples` of lost sound, with the help of the packet after it."""
@@ -47,11 +55,8 @@ class OpusSound:
         return opus.packet_ticks(payload)
 
     def decode(self, payload: bytes) -> Pcm:
-        """See `SoundDecoder`. A packet that libopus refuses is concealed."""
-        try:
-            return self._decoder.decode(payload)
-        except opus.OpusError:
-            return self._decoder.conceal(opus.packet_ticks(payload) * HEARING_HZ // opus.CLOCK_HZ)
+        """See `SoundDecoder`."""
+        return self._decoder.decode(payload)
 
     def conceal(self, n_samples: int, following: bytes | None) -> Pcm:
         """See `SoundDecoder`."""
@@ -151,13 +156,21 @@ class Inbound:
     def _take(self, step: Step, now_s: float) -> None:
         match step:
             case Played():
-                pcm = self._decoder.decode(step.payload)
+                pcm = self._decoded(step)
                 if not self._leave_out(step, pcm):
                     self._put(pcm, step.arrived_s)
             case Concealed():
-                self._put(self._decoder.conceal(self._samples(step.n_ticks), step.following), now_s)
+                pcm = self._decoder.conceal(self._samples(step.n_ticks), step.following)
+                self._put(_faded(pcm) if step.last else pcm, now_s)
             case Silent():
                 self._put(silence(self._samples(step.n_ticks)), now_s)
+
+    def _decoded(self, step: Played) -> Pcm:
+        try:
+            return self._decoder.decode(step.payload)
+        except opus.OpusError:
+            self._buffer.refuse(step)
+            return self._decoder.conceal(self._samples(step.n_ticks), None)
 
     def _leave_out(self, step: Played, pcm: Pcm) -> bool:
         if not step.leave_out or level_dbfs(pcm) > QUIET_DBFS:
@@ -175,3 +188,9 @@ class Inbound:
 
     def _samples(self, n_ticks: int) -> int:
         return n_ticks * HEARING_HZ // self._decoder.clock_hz
+
+
+def _faded(pcm: Pcm) -> Pcm:
+    """Return `pcm` with its last 20 ms going down to 0 in a straight line, so that silence after it does not click."""
+    n = min(len(pcm), _FADE_SAMPLES)
+    return np.concatenate((pcm[:-n], (pcm[-n:] * np.linspace(1, 0, n)).astype(np.int16)))

@@ -12,6 +12,7 @@ there.
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
@@ -24,6 +25,7 @@ from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, ParleyError, PeerGoneError
 from media_server.events import Channel, DigitPressed, Wire
+from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
     addresses_for,
@@ -58,6 +60,21 @@ _CODECS: dict[str, dict[str, Any]] = {
 _CLOSE_LIMIT_S = 2.0
 _SENDS = ("sendrecv", "sendonly")
 
+FIGURES = {
+    "received": "packets_received_total",
+    "lost": "packets_lost_total",
+    "late": "packets_late_total",
+    "duplicate": "packets_duplicate_total",
+    "malformed": "packets_malformed_total",
+    "concealed_ms": "sound_concealed_ms",
+    "filled_ms": "sound_filled_ms",
+    "left_out_ms": "sound_left_out_ms",
+    "restarts": "stream_restarts_total",
+}
+"""As which figures the `JitterCounts` of all connections add up."""
+
+_COUNT_EVERY_S = 1.0
+
 
 class WebRtcPeer:
     """The far end of one WebRTC connection, as a `Media`.
@@ -75,6 +92,7 @@ class WebRtcPeer:
         wire: Callable[[], Wire],
         on_channel: Callable[[Channel], None],
         pacing: Pacing,
+        metrics: Metrics | None = None,
     ) -> None:
         """Make a connection that waits for its offer. To be called on the event loop.
 
@@ -84,12 +102,14 @@ class WebRtcPeer:
             wire: makes the wire of a data channel.
             on_channel: told of the data channel `oai-events` when the peer opens it.
             pacing: the timer of the process.
+            metrics: told once a second, and at the end, what happened to the packets; None: nobody is.
         """
         self._config = config
         self._bind_host = bind_host
         self._wire = wire
         self._on_channel = on_channel
         self._pacing = pacing
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._pc.on("connectionstatechange", self._on_state)
@@ -97,7 +117,7 @@ class WebRtcPeer:
         self._connecting = hold_connecting(self._pc)
         self._restarts: list[asyncio.Task[None]] = []
         self._transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
-        _, self._sender = take_over(self._transceiver, self._on_packet, self._on_event, self._on_heard)
+        self._receiver, self._sender = take_over(self._transceiver, self._on_packet, self._on_event, self._on_heard)
         watch_goodbye(self._transceiver, self._on_goodbye)
         self._codec = "opus"
         self._digits: DigitReader | None = None
@@ -108,6 +128,8 @@ class WebRtcPeer:
         self._goodbye = False
         self._closed = False
         self.counts = JitterCounts()
+        self._counted = JitterCounts()
+        self._sent = 0
         self.on_digit: Callable[[DigitPressed], None] = lambda _: None
 
     @property
@@ -193,6 +215,7 @@ class WebRtcPeer:
         if self._closed:
             return
         self._closed = True
+        self._count()
         self._settled.set()
         if self._channel is not None:
             await self._channel.close()
@@ -235,10 +258,10 @@ class WebRtcPeer:
         outbound = Outbound(ENCODERS[self._codec](self._config))
         sends = self._transceiver.currentDirection in _SENDS
         inbound = self._inbound
-        last_s = started_s
+        last_s = counted_s = started_s
 
         def beat(due_s: float) -> None:
-            nonlocal last_s
+            nonlocal last_s, counted_s
             self._check_open()
             now_s = self._loop.time()
             self._check_heard(now_s)
@@ -255,8 +278,28 @@ class WebRtcPeer:
                     self._sender.send_packet(out.payload, outbound.n_ticks, marker=out.onset)
                 except ConnectionError:
                     raise PeerGoneError("the connection was lost") from None
+                self._sent += self._sender.ready
+            if now_s - counted_s >= _COUNT_EVERY_S:
+                counted_s = now_s
+                self._count()
 
         await self._pacing.keep(beat)
+
+    def _count(self) -> None:
+        """Let the figures grow by what has happened since the last time."""
+        if self._metrics is None:
+            return
+        malformed = self.counts.malformed + self._receiver.malformed
+        if self._digits is not None:
+            malformed += self._digits.malformed
+        counts = replace(self.counts, malformed=malformed)
+        for name, figure in FIGURES.items():
+            self._metrics.count(figure, getattr(counts, name) - getattr(self._counted, name))
+        self._counted = counts
+        # A report tells of the time since the one before it: its share goes for as many packets as we send meanwhile.
+        self._metrics.count("packets_sent_total", self._sent)
+        self._metrics.count("packets_sent_lost_total", self._sent * self._sender.lost_share)
+        self._sent = 0
 
     def _check_open(self) -> None:
         if self._closed:

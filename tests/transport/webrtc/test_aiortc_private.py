@@ -6,7 +6,7 @@ from typing import Any
 import aioice.ice
 import pytest
 from aioice.ice import StunProtocol
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, exceptions
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription, exceptions
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceTransport
 from aiortc.rtcrtpparameters import (
@@ -17,7 +17,7 @@ from aiortc.rtcrtpparameters import (
 )
 from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
 from aiortc.rtcrtpsender import RTCRtpSender
-from aiortc.rtcsctptransport import SCTP_MAX_PACKET_LENGTH
+from aiortc.rtcsctptransport import SCTP_MAX_PACKET_LENGTH, RTCSctpTransport
 from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 
 from media_server.audio.jitter import RtpSound
@@ -27,6 +27,7 @@ from media_server.transport.webrtc.aiortc_private import (
     choose_codec,
     choose_events,
     gather_on,
+    guard,
     read_rtp,
     take_over,
 )
@@ -53,7 +54,14 @@ CONNECTION_PARTS = [
     "remote_password",
     "remote_username",
 ]
-DTLS_PARTS = ["_rx_srtp", "_tx_srtp", "_state", "_RTCDtlsTransport__tx_bytes", "_RTCDtlsTransport__tx_packets"]
+DTLS_PARTS = [
+    "_rtp_router",
+    "_rx_srtp",
+    "_tx_srtp",
+    "_state",
+    "_RTCDtlsTransport__tx_bytes",
+    "_RTCDtlsTransport__tx_packets",
+]
 SENDER_PARTS = [
     "rtp_started",
     "rtp_exited",
@@ -79,7 +87,7 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
     missing += [name for name in ("_codecs", "_offerDirection") if name not in vars(transceiver)]
     missing += [name for name in ("_ssrc", "_stream_id", "_enabled") if name not in sender]
     missing += [name for name in ("_enabled", "_track") if name not in receiver]
-    missing += [name for name in ("_RTCPeerConnection__iceTransports",) if name not in vars(pc)]
+    missing += [name for name in ("iceTransports", "remoteDtls") if f"_RTCPeerConnection__{name}" not in vars(pc)]
     missing += [name for name in DTLS_PARTS if name not in vars(transceiver.receiver.transport)]
     await pc.close()
 
@@ -91,21 +99,68 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
     [
         (RTCRtpReceiver.receive, ["self", "parameters"]),
         (StunProtocol.datagram_received, ["self", "data", "addr"]),
+        (RTCDtlsTransport._handle_rtcp_data, ["self", "data"]),
         (RTCDtlsTransport._recv_next, ["self"]),
+        (RTCDtlsTransport._register_rtp_receiver, ["self", "receiver", "parameters"]),
+        (RTCPeerConnection._RTCPeerConnection__connect, ["self"]),  # type: ignore[attr-defined]
+        (RTCPeerConnection._RTCPeerConnection__remoteDescription, ["self"]),  # type: ignore[attr-defined]
+        (RTCRtpTransceiver._get_mline_index, ["self"]),
         (RTCRtpReceiver._handle_rtcp_packet, ["self", "packet"]),
         (RTCRtpReceiver._run_rtcp, ["self"]),
         (RTCRtpReceiver._set_rtcp_ssrc, ["self", "ssrc"]),
         (RTCRtpSender._handle_rtcp_packet, ["self", "packet"]),
         (RTCRtpSender._run_rtp, ["self", "codec"]),
+        (RTCSctpTransport._handle_data, ["self", "data"]),
         (StreamStatistics.__init__, ["self", "clockrate"]),
         (StreamStatistics.add, ["self", "packet"]),
         (RtpPacket.serialize, ["self", "extensions_map"]),
         (aioice.ice.get_host_addresses, ["use_ipv4", "use_ipv6"]),
+        (aioice.ice.Connection.data_received, ["self", "data", "component"]),
+        (aioice.ice.Connection.protocol_lost, ["self", "protocol"]),
+        (aioice.ice.Connection.query_consent, ["self"]),
+        (aioice.ice.Connection.request_received, ["self", "message", "addr", "protocol"]),
         (aioice.ice.Connection.get_component_candidates, ["self", "component", "addresses", "timeout"]),
     ],
 )
 def test_the_private_functions_take_what_they_took(function: Any, parameters: list[str]) -> None:
     assert list(inspect.signature(function).parameters) == parameters
+
+
+async def test_what_an_offer_said_is_kept_where_we_look_for_it() -> None:
+    far = FarEnd(codec="pcmu", keys_hz=[8_000])
+    pc: Any = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+
+    await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
+    known = pc._RTCPeerConnection__remoteDescription().media
+    index = transceiver._get_mline_index()
+    prints = pc._RTCPeerConnection__remoteDtls[transceiver].fingerprints
+    await pc.close()
+    await far.pc.close()
+
+    assert (index, [media.rtp.muxId for media in known]) == (0, ["0", "1"])
+    assert {codec.name for codec in known[index].rtp.codecs} == {"PCMU", "telephone-event"}
+    assert [print_.value for print_ in prints] == [print_.value for print_ in known[index].dtls.fingerprints]
+
+
+async def test_data_and_reports_still_come_the_way_that_we_guard() -> None:
+    far = FarEnd()
+    pc: Any = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = pc.addTransceiver("audio")
+    source = inspect.getsource(RTCDtlsTransport._recv_next)
+
+    await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
+    dtls, sctp = transceiver.receiver.transport, pc.sctp
+    before = [vars(part).keys() & {"_handle_data", "_handle_rtcp_data"} for part in (dtls, sctp)]
+    guard(pc)
+    after = [vars(part).keys() & {"_handle_data", "_handle_rtcp_data"} for part in (dtls, sctp)]
+    await pc.close()
+    await far.pc.close()
+
+    assert "await self._handle_rtcp_data(data)" in source
+    assert "await self._data_receiver._handle_data(data)" in source
+    assert (before, after) == ([set(), set()], [{"_handle_rtcp_data"}, {"_handle_data"}])
+    assert sctp._last_received_tsn is None  # before there is an association
 
 
 async def test_a_restart_finds_all_that_it_takes_over_from_the_new_checks() -> None:
@@ -116,7 +171,9 @@ async def test_a_restart_finds_all_that_it_takes_over_from_the_new_checks() -> N
     assert protocol.receiver is connection
     assert "self.receiver." in inspect.getsource(StunProtocol.datagram_received)
     assert "self._connection.recv" in inspect.getsource(RTCIceTransport.__init__)
-    assert list(inspect.signature(connection.request_received).parameters) == ["message", "addr", "protocol"]
+    assert "self._early_checks.append((message, addr, protocol))" in inspect.getsource(connection.request_received)
+    pair = aioice.ice.CandidatePair(protocol, aioice.Candidate.from_sdp("1 1 udp 1 127.0.0.9 5 typ host"))
+    assert [name for name in ("protocol", "task") if name not in vars(pair)] == []
 
 
 def test_a_connection_still_says_that_it_closes_before_dtls_hears_of_it() -> None:
@@ -159,6 +216,18 @@ async def test_of_many_sources_the_oldest_is_forgotten_and_the_new_one_is_heard(
 
     assert heard == [1, 2, 3, 4, 5, 1]
     assert known == {3, 4, 5, 1}
+
+
+async def test_a_packet_that_is_no_rtp_is_counted_and_handed_to_nobody() -> None:
+    heard: list[RtpSound] = []
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    receiver, _ = take_over(pc.addTransceiver("audio"), heard.append, heard.append, lambda: None)
+
+    receiver._take(b"\xa0" + bytes(10) + b"\xff")
+    await pc.close()
+
+    assert receiver.malformed == 1
+    assert heard == []
 
 
 def test_rtp_is_still_decrypted_as_we_decrypt_it() -> None:

@@ -112,6 +112,90 @@ async def test_a_malformed_payload_is_counted_and_the_call_goes_on(codec: str, p
     assert inbound.counts.malformed == 1
 
 
+async def test_a_packet_that_begins_well_but_that_libopus_refuses_is_concealed_and_counted_as_malformed() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["opus"](), ear.queue, wait_limit_ms=200, started_s=0.0)
+    payloads = opus_payloads(12)
+    payloads[10] = b"\xf1\x00"  # two frames of 10 ms that are equally long (RFC 6716 section 3.2.3) share one byte
+
+    for n, payload in enumerate(payloads):
+        inbound.receive(sound(n, payload), n * 0.02)
+
+    chunks = await ear.chunks()
+    counts = inbound.counts
+    assert [len(chunk.pcm) for chunk in chunks] == [320] * 12
+    assert chunks[10].pcm.astype(float).std() > 1_000
+    assert (counts.received, counts.malformed, counts.lost, counts.concealed_ms) == (12, 1, 0, 20)
+
+
+class Steady:
+    """A decoder to which all sound is the same."""
+
+    clock_hz = 48_000
+
+    def ticks(self, payload: bytes) -> int:
+        return 960
+
+    def decode(self, payload: bytes) -> Pcm:
+        return np.full(320, 1_000, dtype=np.int16)
+
+    def conceal(self, n_samples: int, following: bytes | None) -> Pcm:
+        return np.full(n_samples, 1_000, dtype=np.int16)
+
+
+async def test_a_guess_fades_over_its_last_20_ms_when_no_more_may_be_guessed() -> None:
+    ear = Ear()
+    inbound = Inbound(Steady(), ear.queue, wait_limit_ms=200, started_s=0.0)
+    inbound.receive(sound(0, b"x"), 0.0)
+
+    for beat in range(1, 9):
+        inbound.advance(beat * 0.02 + 0.001)
+
+    heard = [chunk.pcm for chunk in await ear.chunks()]
+    assert [set(pcm.tolist()) for pcm in heard[:5]] == [{1_000}] * 5  # a packet and 80 ms
+    last = heard[5]
+    assert (last[0], last[-1]) == (1_000, 0)
+    assert last[160] == pytest.approx(500, abs=3)
+    assert set(np.diff(last)) <= {-3, -4}
+    assert [set(pcm.tolist()) for pcm in heard[6:]] == [{0}]
+
+
+async def test_in_a_long_gap_the_guess_fades_before_the_silence_and_what_is_recovered_after_it_is_whole() -> None:
+    ear = Ear()
+    inbound = Inbound(Steady(), ear.queue, wait_limit_ms=200, started_s=0.0)
+
+    for n, now_s in ((0, 0.0), (11, 0.05), (12, 0.07)):
+        inbound.receive(sound(n, b"x"), now_s)
+
+    _, head, middle, tail, *_ = [chunk.pcm for chunk in await ear.chunks()]
+    assert set(head[:1_280].tolist()) == {1_000}
+    assert head[1_440] == pytest.approx(500, abs=3)
+    assert head[-1] == 0
+    assert (len(middle), set(middle.tolist())) == (1_280, {0})
+    assert (len(tail), set(tail.tolist())) == (320, {1_000})
+
+
+async def test_two_seconds_held_back_by_the_network_are_heard_whole_and_made_up_for_in_the_quiet_after_them() -> None:
+    ear = Ear()
+    inbound = Inbound(DECODERS["opus"](), ear.queue, wait_limit_ms=200, started_s=0.0)
+    payloads = opus_payloads(400, np.concatenate((tone(210), silence(190 * 480))))
+    comes_s = [4.0 if 100 <= n < 200 else n * 0.02 for n in range(400)]
+    beats = [(beat * 0.02 + 0.01, -1) for beat in range(400)]
+
+    for now_s, n in sorted([*((at_s, n) for n, at_s in enumerate(comes_s)), *beats]):
+        if n < 0:
+            inbound.advance(now_s)
+        else:
+            inbound.receive(sound(n, payloads[n]), now_s)
+
+    chunks = await ear.chunks()
+    counts = inbound.counts
+    assert counts.left_out_ms == counts.concealed_ms + counts.filled_ms >= 1_900
+    assert sum(chunk.duration_ms for chunk in chunks) == 8_000
+    assert sum(chunk.pcm.astype(float).std() > 3_000 for chunk in chunks) >= 209  # the codec's own delay blurs one end
+    assert (counts.lost, counts.late, counts.restarts) == (0, 0, 0)
+
+
 async def test_after_a_delay_of_the_network_quiet_sound_is_left_out_once_the_turn_is_over() -> None:
     ear = Ear()
     inbound = Inbound(DECODERS["opus"](), ear.queue, wait_limit_ms=200, started_s=0.0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from media_server.errors import BadRequestError, ClientError, TooLargeError, UnprocessableError
 from media_server.transport.webrtc.offer import check_offer
+from tests.transport.webrtc.far_end import unanswered
 
 TRANSPORT = """\
 a=ice-ufrag:tBr5
@@ -62,6 +63,9 @@ c=IN IP4 0.0.0.0
 a=sctp-port:5000
 a=max-message-size:262144
 """.replace("\n", "\r\n")
+
+TRANSPORT_CC = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+"""What other Chromiums offer besides."""
 
 # The stock SDK posts what `createOffer` returns, before a candidate was gathered.
 WITHOUT_CANDIDATES = "".join(line for line in CHROMIUM.splitlines(keepends=True) if "candidate" not in line)
@@ -175,6 +179,25 @@ async def test_aiortc_answers_what_passed() -> None:
     assert [media.kind for media in SessionDescription.parse(answer.sdp).media] == ["audio", "application"]
     await caller.close()
     await agent.close()
+
+
+async def test_feedback_and_send_times_are_declined_and_the_mid_and_the_level_are_taken() -> None:
+    offer = changed("a=extmap:4", f"a=extmap:3 {TRANSPORT_CC}\r\na=extmap:4")
+    offer = "".join(line for line in offer.splitlines(keepends=True) if "candidate" not in line)
+    peer = unanswered()
+
+    answer = await peer.answer(check_offer(offer))
+    await peer.close()
+    lines = answer.partition("m=application")[0].splitlines()
+
+    # RFC 8285 section 5: what is left out is not used, and what is taken keeps its number. RFC 4585 section 4.2: so it
+    # is with feedback.
+    assert [line for line in lines if line.startswith("a=extmap")] == [
+        "a=extmap:1 urn:ietf:params:rtp-hdrext:ssrc-audio-level",
+        "a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid",
+    ]
+    assert [line for line in lines if line.startswith("a=rtcp-fb")] == []
+    assert "a=mid:0" in lines
 
 
 @pytest.mark.parametrize(

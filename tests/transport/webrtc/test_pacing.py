@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -82,24 +83,55 @@ def test_a_beat_that_fails_ends_its_own_call_and_no_other() -> None:
     assert len(served) == 6
 
 
+async def stall(pacing: Pacing, beats: list[Beat], after_s: float, stall_s: float) -> None:
+    """Let calls be served, hold the loop once for so long, and let them be served for 0.2 s again."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.call_later(after_s, loop.advance, stall_s)
+    await serve(pacing, beats, after_s + stall_s + 0.2)
+
+
 def test_after_a_stall_there_is_no_burst_and_the_phase_stays() -> None:
+    metrics = Metrics()
     served: list[float] = []
+    sent: list[float] = []
 
-    async def main() -> float:
-        metrics = Metrics()
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        loop.call_later(0.05, loop.advance, 0.5)
-        await serve(Pacing(metrics), [served.append], 0.7)
-        worst_ms: float = metrics.snapshot()["frame_late_ms"]["max"]
-        return worst_ms
+    def beat(due_s: float) -> None:
+        served.append(due_s)
+        sent.append(asyncio.get_running_loop().time())
 
-    worst_ms = run_virtual(main())
+    run_virtual(stall(Pacing(metrics), [beat], 0.05, 0.5))
+    worst_ms: float = metrics.snapshot()["frame_late_ms"]["max"]
 
     assert len(served) <= 14  # 0.2 s of 20 ms, before and after, and the ones that were a little late
     assert 490 < worst_ms < 510
     assert all(round((at_s - served[0]) * 1000) % 20 == 0 for at_s in served[:3] + served[-3:])
     assert all(later - earlier > 0.004 for earlier, later in pairwise(served))
+    assert all(later - earlier > 0.014 for earlier, later in pairwise(sent))
+
+
+def sent_around_a_stall(after_s: float, stall_s: float) -> list[list[float]]:
+    """Return when the packets of 16 calls, on all phases, went out."""
+    sent: list[list[float]] = [[] for _ in range(16)]
+    beats: list[Beat] = [lambda _, times=times: times.append(asyncio.get_running_loop().time()) for times in sent]  # type: ignore[misc]
+    run_virtual(stall(Pacing(Metrics()), beats, after_s, stall_s))
+    return sent
+
+
+@pytest.mark.parametrize("stall_s", [0.028, 0.038, 0.045, 0.052, 0.065, 0.1, 0.513])
+@pytest.mark.parametrize("after_s", [0.0507, 0.0557, 0.0632, 0.0682])
+def test_however_long_a_stall_no_call_sends_more_than_two_packets_at_once(after_s: float, stall_s: float) -> None:
+    sent = sent_around_a_stall(after_s, stall_s)
+
+    assert max(count for times in sent for count in Counter(times).values()) <= 2
+
+
+@pytest.mark.parametrize("stall_s", [0.065, 0.1, 0.513])
+@pytest.mark.parametrize("after_s", [0.0507, 0.0557, 0.0632, 0.0682])
+def test_after_a_stall_of_more_than_two_packets_none_is_made_up_for(after_s: float, stall_s: float) -> None:
+    sent = sent_around_a_stall(after_s, stall_s)
+
+    assert min(later - earlier for times in sent for earlier, later in pairwise(times)) > 0.014
 
 
 def test_lateness_is_counted_for_every_call() -> None:

@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import aioice
@@ -17,15 +18,17 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtpPacket
 
 from media_server.audio.chunk import AudioChunk, Pcm, silence
+from media_server.audio.jitter import JitterCounts
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.opus import OpusEncoder
 from media_server.audio.playout import Playout
 from media_server.config import WebRtcConfig
 from media_server.errors import BadRequestError, ConfigError, PeerGoneError, ServerFullError
 from media_server.events import Channel, ClearSound, DigitPressed, TranscriptGrew
+from media_server.metrics import Metrics
 from media_server.transport.webrtc.aiortc_private import end_connecting, hold_connecting
-from media_server.transport.webrtc.peer import WebRtcPeer
-from tests.transport.webrtc.far_end import CONFIG, FarEnd, calling, frequency_hz, unanswered
+from media_server.transport.webrtc.peer import FIGURES, WebRtcPeer
+from tests.transport.webrtc.far_end import CONFIG, FarEnd, OnePacing, PlainWire, calling, frequency_hz, unanswered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(30)]
 
@@ -599,6 +602,75 @@ async def test_the_caller_is_sent_reports_of_what_arrived() -> None:
             reports = [report for report in stats.values() if report.type == "remote-inbound-rtp"]
 
     assert reports[0].packetsLost == 0  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def counted(far: FarEnd, metrics: Metrics) -> AsyncIterator[Call]:
+    """Yield a running call that the figures are told of."""
+    pacing = OnePacing(metrics)
+    peer = WebRtcPeer(
+        CONFIG, bind_host="127.0.0.1", wire=PlainWire, on_channel=lambda _: None, pacing=pacing, metrics=metrics
+    )
+    await far.accept(await peer.answer(await far.offer()))
+    sound_in = LiveQueue(10_000)
+    task = asyncio.ensure_future(peer.run(sound_in, Playout()))
+    try:
+        yield Call(peer, task, sound_in, [])
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await far.pc.close()
+
+
+async def test_what_happened_to_the_packets_of_a_call_is_in_the_figures_when_it_has_ended() -> None:
+    far, metrics = FarEnd(codec="pcmu", keys_hz=[8_000]), Metrics()
+    send_raw = far.transceiver.sender.transport._send_rtp
+    async with counted(far, metrics) as call, asyncio.timeout(LIMIT_S):
+        await call.sound_in.get()  # the call is heard from now on
+        for seq in (0, 1, 4, 5, 6):
+            await far.send_packet(0, seq, seq * 160, b"\xff" * 160)
+        await far.send_packet(0, 7, 7 * 160, b"")  # no sound
+        await far.send_packet(110, 8, 8 * 160, b"\x05")  # no key
+        await send_raw(b"\xa0\x00" + bytes(10) + b"\xff")  # no RTP: more padding than packet
+        while call.peer._receiver.malformed < 1 or call.peer.counts.lost < 2:
+            await call.sound_in.get()
+    figures = metrics.snapshot()
+
+    assert figures["packets_received_total"] == 6
+    assert figures["packets_lost_total"] == 2
+    assert figures["packets_malformed_total"] == 3
+    assert figures["sound_concealed_ms"] == call.peer.counts.concealed_ms
+    assert figures["sound_filled_ms"] == call.peer.counts.filled_ms > 0
+
+
+async def test_the_packets_of_calls_are_in_the_figures_while_they_last_and_add_up() -> None:
+    metrics = Metrics()
+    async with asyncio.timeout(LIMIT_S):
+        async with counted(FarEnd(tone_hz=1_000), metrics) as one, counted(FarEnd(tone_hz=1_000), metrics) as two:
+            while metrics.snapshot()["packets_received_total"] < 60:
+                await one.sound_in.get()
+        received = metrics.snapshot()["packets_received_total"]
+
+    assert received == one.peer.counts.received + two.peer.counts.received
+
+
+async def test_the_packets_that_the_caller_missed_are_in_the_figures() -> None:
+    metrics = Metrics()
+    async with counted(FarEnd(tone_hz=1_000), metrics) as call, asyncio.timeout(LIMIT_S):
+        await call.hear(1_600)
+        call.peer._sender.lost_share = 0.25  # as a report of the caller would have it
+        call.peer._count()
+        before = metrics.snapshot()
+        call.peer._sent = 40
+        call.peer._count()
+        figures = metrics.snapshot()
+
+    assert figures["packets_sent_total"] == before["packets_sent_total"] + 40
+    assert figures["packets_sent_lost_total"] == before["packets_sent_lost_total"] + 10
+
+
+def test_each_thing_that_happens_to_packets_has_a_figure() -> None:
+    assert set(FIGURES) == {each.name for each in fields(JitterCounts)}
 
 
 async def test_the_round_trip_time_is_known_from_the_reports() -> None:
