@@ -131,8 +131,8 @@ class OpusEncoder:
     """Turns 24 kHz mono into the packets of one stream.
 
     Of the two encoders in Opus (RFC 6716 section 2), only the one for voice (SILK) can send a packet's copy with the
-    next one; the one for all sound (CELT) takes a third of its time for speech as good. So SILK works where packets get
-    lost, and CELT where none do. They can change with any frame.
+    next one; the one for all sound (CELT) takes a third of its time for speech nearly as good (`tests/bench/codec.py`).
+    So SILK works where packets get lost, and CELT where none do. They can change with any frame.
     """
 
     def __init__(self, *, bitrate_bps: int, complexity: int, expected_loss_percent: int = 0) -> None:
