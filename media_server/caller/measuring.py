@@ -14,6 +14,7 @@ import numpy as np
 from media_server.audio.chunk import FRAME_MS, FRAME_SAMPLES, SPEAKING_HZ, Pcm, silence
 from media_server.audio.jitter import RtpSound
 from media_server.audio.opus import CLOCK_HZ, OpusDecoder, OpusEncoder, OpusError
+from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS
 from media_server.caller.chirp import CHIRP_S, EVERY_S, Stretch, chirps, find_delays_ms
 from media_server.caller.network import Conditions
 from media_server.caller.report import percentiles
@@ -235,7 +236,7 @@ class Mouth:
 
     def _decoded(self) -> list["_Decoded"]:
         """Return what was heard, in the order in which it was sent."""
-        timestamps = np.unwrap([packet.timestamp for _, packet in self._heard], period=1 << 32)
+        timestamps = np.unwrap([packet.timestamp for _, packet in self._heard], period=TIMESTAMPS)
         decoder = OpusDecoder()
         decoded = []
         for n in np.argsort(timestamps, kind="stable"):
@@ -261,8 +262,8 @@ class Came:
         at_s = np.asarray(caller.arrivals_s)
         within = (at_s >= begin_s) & (at_s < end_s)
         at_s = at_s[within]
-        timestamps = np.unwrap(np.asarray(caller.timestamps)[within], period=1 << 32)
-        sequence = np.unwrap(np.asarray(caller.sequence)[within], period=1 << 16)
+        timestamps = np.unwrap(np.asarray(caller.timestamps)[within], period=TIMESTAMPS)
+        sequence = np.unwrap(np.asarray(caller.sequence)[within], period=SEQUENCES)
         self.n = len(at_s)
         self.expected = int(sequence.max() - sequence.min()) + 1 if self.n else 0
         transit_ms = (at_s - timestamps / CLOCK_HZ) * 1000 if self.n else np.zeros(0)

@@ -123,7 +123,7 @@ class SwarmCaller:
         transceiver = self._pc.addTransceiver("audio", direction="sendrecv")
         codecs = RTCRtpSender.getCapabilities("audio").codecs
         transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
-        self._receiver, self._sender = take_over(transceiver, self._take, lambda _: None, lambda: None)
+        _, self._sender = take_over(transceiver, self._take, lambda _: None, lambda: None)
         self._pc.createDataChannel("oai-events")
         if urlsplit(self.url).hostname in {"127.0.0.1", "localhost"}:
             await gather_on(transceiver, ["127.0.0.1"])

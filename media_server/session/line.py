@@ -71,18 +71,16 @@ class Line:
         if self.coming is not None:
             self._begin(self.coming)
 
-    def admit(self) -> bool:
+    def admit(self, coming: Connection) -> bool:
         """Let what was coming carry the call, and close what did before; return whether the call is resumed."""
-        before, self.connection, self.coming = self.connection, self.coming, None
-        if self.connection is None:
-            raise RuntimeError("nothing was coming")
+        before, self.connection, self.coming = self.connection, coming, None
         if before is not None and before.task is not None:
             before.task.cancel()
         resumed = before is not None or self.lost is not None
         self.lost = None
-        self.connection.stood_s = asyncio.get_running_loop().time()
+        coming.stood_s = asyncio.get_running_loop().time()
         self._entrance = self._entrance.follow()
-        self.connection.admitted.set_result(self._entrance)
+        coming.admitted.set_result(self._entrance)
         return resumed
 
     def ends_with(self, gone: Disconnected, *, resumable: bool) -> bool:

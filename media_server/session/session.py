@@ -376,8 +376,7 @@ class Session:
             return
         if self._line.connection is not None:
             self._fall_silent(self._line.connection.heard_s)
-        resumed = self._line.admit()
-        if resumed:
+        if self._line.admit(connection):
             logger.info("%s: resumed", self.id)
             self._metrics.count("calls_resumed_total")
             self._active_s = connection.stood_s

@@ -323,6 +323,7 @@ class Fuzz:
                 wire=RealtimeWire,
                 on_channel=lambda _: None,
                 pacing=OnePacing(Metrics()),
+                metrics=Metrics(),
             )
             try:
                 # Nothing may be raised: what passes the gate can be answered.

@@ -89,7 +89,12 @@ class Victim:
         """
         config = CONFIG.model_copy(update={"gone_after_s": 30})
         self._peer = WebRtcPeer(
-            config, bind_host="127.0.0.1", wire=RealtimeWire, on_channel=self._take_channel, pacing=self._pacing
+            config,
+            bind_host="127.0.0.1",
+            wire=RealtimeWire,
+            on_channel=self._take_channel,
+            pacing=self._pacing,
+            metrics=Metrics(),
         )
         self._running = asyncio.create_task(self._connect())
         try:

@@ -33,7 +33,7 @@ import re
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import aioice.ice
 import pylibsrtp
@@ -193,7 +193,8 @@ class RtpReceiver(RTCRtpReceiver):
     async def _send_rtcp(self, packet: AnyRtcpPacket) -> None:
         # aiortc leaves out how often the numbers have wrapped (RFC 3550 section 6.4.1: the upper half of the field).
         if isinstance(packet, RtcpRrPacket):
-            streams = cast(Any, self)._RTCRtpReceiver__remote_streams
+            private: Any = self
+            streams = private._RTCRtpReceiver__remote_streams
             for report in packet.reports:
                 report.highest_sequence = (streams[report.ssrc].cycles + report.highest_sequence) % (1 << 32)
         await super()._send_rtcp(packet)

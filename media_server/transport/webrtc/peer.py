@@ -92,7 +92,7 @@ class WebRtcPeer:
         wire: Callable[[], Wire],
         on_channel: Callable[[Channel], None],
         pacing: Pacing,
-        metrics: Metrics | None = None,
+        metrics: Metrics,
     ) -> None:
         """Make a connection that waits for its offer. To be called on the event loop.
 
@@ -102,7 +102,7 @@ class WebRtcPeer:
             wire: makes the wire of a data channel.
             on_channel: told of the data channel `oai-events` when the peer opens it.
             pacing: the timer of the process.
-            metrics: told once a second, and at the end, what happened to the packets; None: nobody is.
+            metrics: told once a second, and at the end, what happened to the packets.
         """
         self._config = config
         self._bind_host = bind_host
@@ -287,8 +287,6 @@ class WebRtcPeer:
 
     def _count(self) -> None:
         """Let the figures grow by what has happened since the last time."""
-        if self._metrics is None:
-            return
         malformed = self.counts.malformed + self._receiver.malformed
         if self._digits is not None:
             malformed += self._digits.malformed

@@ -196,7 +196,9 @@ def unanswered(
     on_channel: Callable[[Channel], None] = lambda _: None,
 ) -> WebRtcPeer:
     """Return our peer, which waits for its offer."""
-    return WebRtcPeer(config, bind_host=address, wire=PlainWire, on_channel=on_channel, pacing=OnePacing(Metrics()))
+    metrics = Metrics()
+    pacing = OnePacing(metrics)
+    return WebRtcPeer(config, bind_host=address, wire=PlainWire, on_channel=on_channel, pacing=pacing, metrics=metrics)
 
 
 @asynccontextmanager
