@@ -4,153 +4,36 @@ All listen on the same port (SO_REUSEPORT), so that a request may reach any; and
 which the others pass on what is meant for it:
 
     a new call             goes to the process with the fewest calls that is ready
-    a call that is there   its id begins with the number of its process: rtc_02...
+    a call that is there   its id begins with the number of its process: rtc_02...; it stands in the path, or, where
+                           a WebSocket joins the call (/v1/realtime?call_id=...), in the query
     /metrics               every process's own, summed; of one that does not answer, what it had counted before
     /health                ready if any process is
 
-What they know of each other stands on the board: a small file in memory that all have mapped, with a line for each.
+What they know of each other stands on the board.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import mmap
-from array import array
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from media_server.errors import NotFoundError, PeerGoneError, WarmingUpError
+from signaling.board import Board
 from signaling.middleware import read_body
+from signaling.proxy import Proxy, is_websocket
 from signaling.realtime import CALLS
 from signaling.shared_folder import BOARD
 
 logger = logging.getLogger(__name__)
 
-_CALLS, _READY, _WAS_READY, _GIVEN = range(4)
-"""The places in a line; from the last on there is one for each process. Each line is written by its process alone."""
-
-_COUNTERS = 1024
-"""Of `/metrics`, that the board has room for: there are about 260."""
-
-_PASS_LIMIT_S = 15.0
+REALTIME = "/v1/realtime"
 _REMOTE = "Parley-Remote"
 """The header in which a neighbour says from where a request came to it; in what others send it means nothing."""
-
-_HOP_BY_HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade"}
-_NOT_PASSED_ON = _HOP_BY_HOP | {_REMOTE.lower()}
-
-
-class Board:
-    """How many calls each process has, whether it takes more, and what it has counted. Reading costs nothing.
-
-    What was counted belongs to a place, and goes on with the next process there.
-    """
-
-    def __init__(self, path: Path, n: int) -> None:
-        """Open the board of `n` processes; it is made if it is not there."""
-        counted, lines = array("d", [0.0]).itemsize * _COUNTERS * n, array("I", [0]).itemsize * (_GIVEN + n) * n
-        with path.open("a+b") as file:
-            file.truncate(counted + lines)
-            shared = memoryview(mmap.mmap(file.fileno(), counted + lines))
-        self.n = n
-        self._path = path
-        self._width = _GIVEN + n
-        self._counted = shared[:counted].cast("d")
-        self._lines = shared[counted:].cast("I")
-
-    def write(self, index: int, *, calls: int, ready: bool) -> None:
-        """Write one's own line."""
-        begin = index * self._width
-        self._lines[begin + _CALLS] = calls
-        self._lines[begin + _READY] = ready
-        if ready:
-            self._lines[begin + _WAS_READY] = True
-
-    def take_place(self, index: int, *, calls: int, limit: int) -> bool:
-        """Write one's own line if that makes at most `limit` calls in all; return whether it does.
-
-        Under a lock, since two processes that count at the same time would both take the last place.
-        """
-        with self._locked():
-            before, ready = self.read(index)
-            fits = self.calls - before + calls <= limit
-            if fits:
-                self.write(index, calls=calls, ready=ready)
-            return fits
-
-    def give(self, giver: int) -> int | None:
-        """Return the ready process with the fewest calls, `giver` itself if it is one of them; None: none is ready.
-
-        What was given counts as a call there until `take_back`. Under a lock, since two processes that choose at the
-        same time would choose the same.
-        """
-        with self._locked():
-            loads = [(self.read(index)[0] + self.given(index), index != giver, index) for index in self.ready]
-            if not loads:
-                return None
-            _, _, index = min(loads)
-            self._lines[giver * self._width + _GIVEN + index] += 1
-            return index
-
-    def take_back(self, giver: int, index: int) -> None:
-        """No longer count a call that `giver` gave to a process: it was admitted there, or refused."""
-        self._lines[giver * self._width + _GIVEN + index] -= 1
-
-    def given(self, index: int) -> int:
-        """Return how many calls were given to a process that has not answered yet."""
-        return sum(self._lines[_GIVEN + index :: self._width])
-
-    def write_counted(self, index: int, values: Sequence[float]) -> None:
-        """Write what one's own place has counted.
-
-        Each value only grows, so nobody minds reading some of them from before and some from after.
-
-        Raises:
-            ValueError: there are more than 1,024.
-        """
-        padded = array("d", [*values, *[0.0] * (_COUNTERS - len(values))])
-        self._counted[index * _COUNTERS : (index + 1) * _COUNTERS] = memoryview(padded)
-
-    def read_counted(self, index: int) -> list[float]:
-        """Return what a place has counted, as it was written last; then zeros."""
-        return list(self._counted[index * _COUNTERS : (index + 1) * _COUNTERS])
-
-    def clear(self, index: int) -> None:
-        """Empty the line of a process that has died, but for what its place has counted."""
-        for place in range(index * self._width, (index + 1) * self._width):
-            self._lines[place] = 0
-
-    def read(self, index: int) -> tuple[int, bool]:
-        """Return a line: calls, and whether more are taken."""
-        begin = index * self._width
-        return self._lines[begin + _CALLS], bool(self._lines[begin + _READY])
-
-    def was_ready(self, index: int) -> bool:
-        """Return whether the process has ever taken calls."""
-        return bool(self._lines[index * self._width + _WAS_READY])
-
-    @property
-    def calls(self) -> int:
-        """Return how many calls there are in all."""
-        return sum(self.read(index)[0] for index in range(self.n))
-
-    @property
-    def ready(self) -> list[int]:
-        """Return the processes that take calls."""
-        return [index for index in range(self.n) if self.read(index)[1]]
-
-    @contextlib.contextmanager
-    def _locked(self) -> Generator[None, None, None]:
-        """Hold the board's lock. It is held for some microseconds, and who dies gives it back."""
-        with self._path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            yield
 
 
 def socket_of(folder: Path, index: int) -> Path:
@@ -181,7 +64,7 @@ class Neighbours:
         self._counted_before = self.board.read_counted(index)
         self._calls = 0
         self._ready = False
-        self._sessions: dict[int, aiohttp.ClientSession] = {}
+        self._ways: dict[int, Proxy] = {}
 
     @property
     def socket(self) -> str:
@@ -218,8 +101,8 @@ class Neighbours:
     async def close(self) -> None:
         """Give everything back."""
         self.note_ready(False)
-        for session in self._sessions.values():
-            await session.close()
+        for way in self._ways.values():
+            await way.close()
 
     @contextlib.contextmanager
     def given(self) -> Generator[int, None, None]:
@@ -236,26 +119,29 @@ class Neighbours:
                 self.board.take_back(self.index, index)
 
     def whose(self, request: web.Request) -> int:
-        """Return the process that is to answer a request about a call that is there."""
+        """Return the process that is to answer a request: that of its call, or else one's own."""
         try:
             index = int(_call_id(request).removeprefix("rtc_")[:2], 16)
         except ValueError:
             return self.index
         return index if index < self.board.n else self.index
 
-    async def pass_on(self, request: web.Request, index: int) -> web.Response:
-        """Have another process answer a request.
+    async def pass_on(self, request: web.Request, index: int) -> web.StreamResponse:
+        """Have another process answer a request, or open a WebSocket.
 
         Raises:
             NotFoundError: it is not there, so neither is the call.
             WarmingUpError: it is not there, and the call would have been new.
             BadRequestError: the body did not arrive in time.
         """
-        body = await read_body(request, self._body_limit_s)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_PASSED_ON}
+        way = self._way_to(index)
+        headers = {name: value for name, value in request.headers.items() if name.lower() != _REMOTE.lower()}
         headers[_REMOTE] = request.remote or ""
         try:
-            return await self._ask(index, request.method, request.path_qs, headers, body)
+            if is_websocket(request):
+                return await way.tunnel(request, headers)
+            body = await read_body(request, self._body_limit_s)
+            return await way.ask(request.method, request.path_qs, headers, body)
         except PeerGoneError as error:
             logger.warning("process %d does not answer %s: %s", index, request.path, error)
             if request.path == CALLS:
@@ -284,7 +170,8 @@ class Neighbours:
     async def _ask_others(self, path: str, others: list[int]) -> dict[int, web.Response]:
         """Return what other processes answer to GET with 200; without those that do not within `ask_limit_s`."""
         answers = await asyncio.gather(
-            *(self._ask(index, "GET", path, {}, b"", self._ask_limit_s) for index in others), return_exceptions=True
+            *(self._way_to(index).ask("GET", path, {}, b"", self._ask_limit_s) for index in others),
+            return_exceptions=True,
         )
         return {
             index: answer
@@ -292,27 +179,10 @@ class Neighbours:
             if isinstance(answer, web.Response) and answer.status == 200
         }
 
-    async def _ask(
-        self,
-        index: int,
-        method: str,
-        path: str,
-        headers: dict[str, str],
-        body: bytes,
-        limit_s: float = _PASS_LIMIT_S,
-    ) -> web.Response:
-        session = self._sessions.get(index)
-        if session is None:
-            connector = aiohttp.UnixConnector(str(socket_of(self.folder, index)), limit=100)
-            session = self._sessions[index] = aiohttp.ClientSession(connector=connector, auto_decompress=False)
-        limit = aiohttp.ClientTimeout(limit_s)
-        url = f"http://media{path}"
-        try:
-            async with session.request(method, url, headers=headers, data=body, timeout=limit) as answer:
-                kept = {name: value for name, value in answer.headers.items() if name.lower() not in _NOT_PASSED_ON}
-                return web.Response(status=answer.status, headers=kept, body=await answer.read())
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise PeerGoneError(f"{type(error).__name__}: {error}") from error
+    def _way_to(self, index: int) -> Proxy:
+        if index not in self._ways:
+            self._ways[index] = Proxy(socket_of(self.folder, index))
+        return self._ways[index]
 
 
 NEIGHBOURS = web.AppKey("neighbours", Neighbours)
@@ -328,7 +198,7 @@ async def pass_on(request: web.Request, handler: Callable[[web.Request], Awaitab
     elif request.path == CALLS and request.method == "POST":
         with neighbours.given() as index:
             return await (handler(request) if index == neighbours.index else neighbours.pass_on(request, index))
-    elif request.path.startswith(f"{CALLS}/") and (index := neighbours.whose(request)) != neighbours.index:
+    elif (index := neighbours.whose(request)) != neighbours.index:
         return await neighbours.pass_on(request, index)
     response = await handler(request)
     if request.path == "/metrics" and isinstance(response, web.Response):
@@ -340,7 +210,10 @@ async def pass_on(request: web.Request, handler: Callable[[web.Request], Awaitab
 
 
 def _call_id(request: web.Request) -> str:
-    return request.path.removeprefix(f"{CALLS}/").partition("/")[0]
+    """Return the id of the call that a request is about; it is empty if there is none."""
+    if request.path == REALTIME:
+        return request.query.get("call_id", "")
+    return request.path.removeprefix(f"{CALLS}/").partition("/")[0] if request.path.startswith(f"{CALLS}/") else ""
 
 
 def _came_from_neighbour(request: web.Request) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from media_server.errors import ConfigError
 
 BOARD = "board"
-"""The name of the file that all processes have mapped; see `neighbours.Board`."""
+"""The name of the file that all processes have mapped; see `board.Board`."""
 
 FOLDER_MAX_BYTES = 64 + len("/parley-xxxxxxxx")
 """The path of a Unix socket has at most 103 bytes (`sun_path`: 104 with its end on macOS, 108 on Linux); names in the

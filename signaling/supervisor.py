@@ -24,7 +24,8 @@ from typing import Protocol
 from media_server.caller.tether import end_tethered, start_tethered
 from media_server.errors import ParleyError
 from signaling.address import cannot_listen, url_of
-from signaling.neighbours import Board, socket_of
+from signaling.board import Board
+from signaling.neighbours import socket_of
 from signaling.shared_folder import BOARD, shared_folder
 
 logger = logging.getLogger(__name__)

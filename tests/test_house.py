@@ -36,6 +36,7 @@ STARTS_TASKS = {
     "media_server.engines.build": "the children of `run` and `load`, which signaling/app.py starts and awaits",
     "signaling.supervisor": "another program: it has processes, and the tasks that keep them",
     "signaling.neighbours": "gathers answers, within a request",
+    "signaling.proxy": "the two ways of a WebSocket, within a request",
     "media_server.engines.asr_whisper": "gathers futures of its threads, no tasks",
     "media_server.transport.webrtc.aiortc_private": "the RTCP reader of aiortc's receiver; its stop() awaits it",
 }

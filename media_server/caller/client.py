@@ -42,6 +42,7 @@ from media_server.caller.shapes import error_message, find_fault
 from media_server.errors import ClientError, PeerGoneError, ServerFullError
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
+    drop_unsent,
     end_connecting,
     gather_on,
     hold_connecting,
@@ -318,6 +319,7 @@ class CallClient:
             await peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
         except AIORTC_ERRORS as error:
             raise PeerGoneError(f"{self.url}: answered with what is no SDP answer: {answer[:80]!r}") from error
+        drop_unsent(peer)
         while self._channel.readyState != "open":
             if self._ended:
                 raise PeerGoneError(f"{self.url}: the connection failed")

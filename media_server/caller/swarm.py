@@ -29,6 +29,7 @@ from media_server.errors import ClientError, PeerGoneError
 from media_server.transport.webrtc.aiortc_private import (
     AIORTC_ERRORS,
     close_sockets,
+    drop_unsent,
     end_connecting,
     gather_on,
     hold_connecting,
@@ -134,6 +135,7 @@ class SwarmCaller:
             await self._pc.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
         except AIORTC_ERRORS as error:
             raise PeerGoneError(f"{self.url}: answered with what is no SDP answer: {answer[:80]!r}") from error
+        drop_unsent(self._pc)
 
     async def _offer(self, http: aiohttp.ClientSession, sdp: str) -> str:
         try:

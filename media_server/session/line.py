@@ -8,13 +8,15 @@ connecting --stands--> carried --lost--> absent --another stands--> carried
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeAlias
 
 from media_server.audio.live_queue import LiveQueue
 from media_server.audio.playout import Playout
 from media_server.errors import PeerGoneError
 from media_server.session.inbox import Connected, Disconnected, Happening
 from media_server.session.media import Connection, Entrance, Keypad, Media
+
+Start: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class Line:
@@ -33,7 +35,6 @@ class Line:
         hearing: LiveQueue,
         playout: Playout,
         post: Callable[[Happening], None],
-        start: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
         """Prepare to be connected.
 
@@ -42,7 +43,6 @@ class Line:
             hearing: where the sound goes.
             playout: where it comes from.
             post: takes what happens.
-            start: starts a task of the call, by its name.
         """
         self.connection: Connection | None = None
         self.coming: Connection | None = None
@@ -50,26 +50,25 @@ class Line:
         self._call_id = call_id
         self._playout = playout
         self._post = post
-        self._start = start
         self._entrance = Entrance(hearing)
-        self._open = False
+        self._start: Start | None = None
 
     def attach(self, media: Media) -> None:
         """Let a media connect, in the place of one that is still at it; once it stands, it waits to be admitted."""
-        if self.coming is not None and self.coming.task is not None:
-            self.coming.task.cancel()
-            self._start(self.coming.media.close(), f"close {self._call_id}")  # a task that has not begun closes nothing
-        self.coming = Connection(media)
+        before, self.coming = self.coming, Connection(media)
         if isinstance(media, Keypad):
             media.on_digit = self._post
-        if self._open:
-            self._begin(self.coming)
+        if self._start is not None:
+            if before is not None and before.task is not None:
+                before.task.cancel()
+                self._start(before.media.close(), f"close {self._call_id}")  # a task that has not begun closes nothing
+            self._begin(self.coming, self._start)
 
-    def open(self) -> None:
-        """Begin: the call's tasks can be started from now on."""
-        self._open = True
+    def open(self, start: Start) -> None:
+        """Begin to connect. `start`: starts a task of the call, by its name."""
+        self._start = start
         if self.coming is not None:
-            self._begin(self.coming)
+            self._begin(self.coming, start)
 
     def admit(self, coming: Connection) -> bool:
         """Let what was coming carry the call, and close what did before; return whether the call is resumed."""
@@ -105,12 +104,12 @@ class Line:
         """Close what was still coming; the tasks of the call are over."""
         coming = self.coming
         # What knows the call goes with it: the garbage collector is seldom asked.
-        self.connection = self.coming = None
+        self.connection = self.coming = self._start = None
         if coming is not None:
             await coming.media.close()
 
-    def _begin(self, connection: Connection) -> None:
-        connection.task = self._start(self._carry(connection), f"media {self._call_id}")
+    def _begin(self, connection: Connection, start: Start) -> None:
+        connection.task = start(self._carry(connection), f"media {self._call_id}")
 
     async def _carry(self, connection: Connection) -> None:
         media = connection.media

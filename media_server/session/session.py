@@ -141,9 +141,7 @@ class Session:
         self._metrics = metrics
         self._sound = LiveQueue(config.webrtc.live_queue_ms)
         self._inbox = Inbox()
-        self._line = Line(
-            call_id=self.id, hearing=self._sound, playout=self.playout, post=self._inbox.post, start=self._start
-        )
+        self._line = Line(call_id=self.id, hearing=self._sound, playout=self.playout, post=self._inbox.post)
         self._channels: list[Channel] = []
         self._waiting_channels: list[Channel] = []
         self._tasks: asyncio.TaskGroup | None = None
@@ -220,7 +218,7 @@ class Session:
         reason = ""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._line.open()
+                self._line.open(self._start)
                 self._start(self.ear.listen(), f"listen {self.id}")
                 self._start(self._tick(begun_s), f"tick {self.id}")
                 self._start(self._wait_to_greet(), f"greet {self.id}")

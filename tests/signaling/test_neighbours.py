@@ -1,10 +1,8 @@
 """What a media process knows of the others, and what it passes on."""
 
 import asyncio
-import fcntl
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from media_server.metrics import Metrics
 from signaling.middleware import answer_errors
-from signaling.neighbours import NEIGHBOURS, Board, Neighbours, pass_on, sum_metrics
+from signaling.neighbours import NEIGHBOURS, Neighbours, pass_on, sum_metrics
 from signaling.realtime import CALLS
 
 
@@ -36,7 +34,7 @@ async def health(request: web.Request) -> web.Response:
     return web.Response(text=f"{house.index} {'ready' if ready else 'warming'}", status=200 if ready else 503)
 
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Street:
@@ -119,29 +117,6 @@ class Street:
         await self._move_in(self.houses[index], self._runners[index])
 
 
-def test_the_board_is_one_for_all(tmp_path: Path) -> None:
-    one, other = Board(tmp_path / "board", 3), Board(tmp_path / "board", 3)
-    one.write(0, calls=3, ready=True)
-    one.write(1, calls=1, ready=True)
-    one.write(2, calls=0, ready=False)
-
-    assert other.calls == 4
-    assert other.ready == [0, 1]
-
-
-def test_the_board_knows_who_was_ever_ready(tmp_path: Path) -> None:
-    board = Board(tmp_path / "board", 2)
-    board.write(0, calls=0, ready=True)
-    board.write(0, calls=0, ready=False)
-    board.write(1, calls=0, ready=False)
-
-    before = [board.was_ready(0), board.was_ready(1)]
-    board.clear(0)
-
-    assert before == [True, False]
-    assert not board.was_ready(0)
-
-
 def test_together_the_processes_take_no_more_calls_than_the_limit(tmp_path: Path) -> None:
     one, other = Neighbours(tmp_path, 0, 2), Neighbours(tmp_path, 1, 2)
 
@@ -152,17 +127,6 @@ def test_together_the_processes_take_no_more_calls_than_the_limit(tmp_path: Path
     assert taken == [True, True, True]
     assert refused == [False, False]
     assert other.take_place(2, limit=3)
-
-
-def test_who_takes_a_place_waits_while_another_counts(tmp_path: Path) -> None:
-    board = Board(tmp_path / "board", 2)
-    with ThreadPoolExecutor() as threads, (tmp_path / "board").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        waiting = threads.submit(board.take_place, 0, calls=1, limit=1)
-        board.write(1, calls=1, ready=True)
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-        assert not waiting.result()
 
 
 async def test_a_new_call_goes_to_the_emptiest_process_that_is_ready(tmp_path: Path) -> None:
@@ -182,6 +146,8 @@ async def test_a_new_call_goes_to_the_emptiest_process_that_is_ready(tmp_path: P
     [
         (f"{CALLS}/rtc_01abc/hangup?why=x", 1),
         (f"{CALLS}/rtc_01abc/resume", 1),
+        ("/v1/realtime?call_id=rtc_01abc", 1),
+        ("/v1/realtime?model=x", 0),
         (f"{CALLS}/rtc_00abc", 0),
         (f"{CALLS}/rtc_ffabc", 0),
         (f"{CALLS}/nonsense", 0),
@@ -200,6 +166,24 @@ async def test_what_is_passed_on_comes_back_with_status_and_headers(tmp_path: Pa
     async with Street(tmp_path) as street, street.client.delete(f"{CALLS}/rtc_01abc") as response:
         assert response.status == 200
         assert response.headers["Location"] == "/there"
+
+
+async def test_a_websocket_of_a_call_is_joined_with_its_own_process(tmp_path: Path) -> None:
+    async def open_websocket(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        await websocket.send_str(f"{request.app[NEIGHBOURS].index} for {request.remote}")
+        await websocket.send_str(f"heard {await websocket.receive_str()}")
+        return websocket
+
+    async with (
+        Street(tmp_path, answers=open_websocket) as street,
+        street.client.ws_connect("/v1/realtime?call_id=rtc_01abc") as websocket,
+    ):
+        await websocket.send_str("hello")
+        said = [await websocket.receive_str(), await websocket.receive_str()]
+
+    assert said == ["1 for 127.0.0.1", "heard hello"]
 
 
 @pytest.mark.parametrize("arrive_at", [[0], [0, 1, 2, 3], [1, 2]])
@@ -253,17 +237,6 @@ def test_where_no_process_is_ready_a_new_call_stays_where_it_came(tmp_path: Path
         assert index == 1
 
 
-def test_what_a_process_had_given_when_it_died_is_no_longer_counted(tmp_path: Path) -> None:
-    board = Board(tmp_path / "board", 2)
-    board.write(0, calls=0, ready=True)
-    board.give(1)
-
-    before = board.given(0)
-    board.clear(1)
-
-    assert (before, board.given(0)) == (1, 0)
-
-
 async def test_the_figures_of_all_processes_are_summed(tmp_path: Path) -> None:
     async with Street(tmp_path) as street:
         together = await street.text("GET", "/metrics")
@@ -305,14 +278,6 @@ def test_the_board_has_room_for_the_counters_of_metrics(tmp_path: Path) -> None:
 
     assert shown == metrics.render()
     assert shown_by_the_next == metrics.render().replace("parley_calls_active 2", "parley_calls_active 0")
-
-
-def test_more_counters_than_the_board_has_room_for_are_refused(tmp_path: Path) -> None:
-    board = Board(tmp_path / "board", 2)
-
-    with pytest.raises(ValueError, match="different structures"):
-        board.write_counted(0, [1.0] * 1025)
-    assert not any(board.read_counted(1))
 
 
 async def test_a_server_is_healthy_if_any_of_its_processes_is(tmp_path: Path) -> None:

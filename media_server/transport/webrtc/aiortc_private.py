@@ -21,6 +21,7 @@
     memory given back at once                           all that they hold, by `take_apart`
     what cannot be read is dropped                      StunProtocol.datagram_received, RTCSctpTransport._handle_data,
                                                         ._last_received_tsn, RTCDtlsTransport._handle_rtcp_data
+    what comes too late to be sent is dropped           RTCDtlsTransport._send_data
 
 `tests/transport/webrtc/test_aiortc_private.py` fails when one of them changes its shape. aiortc's reports (RTCP) and
 statistics stay aiortc's.
@@ -76,6 +77,8 @@ AIORTC_ERRORS: tuple[type[Exception], ...] = (
 
 _UNREADABLE: tuple[type[Exception], ...] = (*AIORTC_ERRORS, struct.error)
 """What they may raise on a bad packet."""
+
+_Handler = Callable[[bytes], Coroutine[Any, Any, None]]
 
 _MAX_SOURCES = 4
 """Of more streams than this in one call the oldest is forgotten: each costs memory and a report."""
@@ -522,12 +525,22 @@ def guard(pc: RTCPeerConnection) -> None:
         sctp._handle_data = handle_sound
 
 
-def _dropping(handle: Callable[[bytes], Coroutine[Any, Any, None]]) -> Callable[[bytes], Coroutine[Any, Any, None]]:
+def drop_unsent(pc: RTCPeerConnection) -> None:
+    """Drop what SCTP would send when the connection has ended: it sends from tasks that nobody awaits.
+
+    To be called once the remote description is set.
+    """
+    sctp: Any = pc.sctp
+    if sctp is not None:
+        sctp.transport._send_data = _dropping(sctp.transport._send_data)
+
+
+def _dropping(handle: _Handler) -> _Handler:
     async def handle_or_drop(data: bytes) -> None:
         try:
             await handle(data)
         except _UNREADABLE as error:
-            logger.debug("what the far end sent was dropped: %s: %s", type(error).__name__, error)
+            logger.debug("%s dropped a message: %s: %s", handle.__name__, type(error).__name__, error)
 
     return handle_or_drop
 

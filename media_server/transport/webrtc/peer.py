@@ -32,6 +32,7 @@ from media_server.transport.webrtc.aiortc_private import (
     choose_codec,
     choose_events,
     close_sockets,
+    drop_unsent,
     end_connecting,
     gather_on,
     guard,
@@ -237,6 +238,7 @@ class WebRtcPeer:
     async def _answer(self, offer_sdp: str) -> str:
         await self._pc.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
         guard(self._pc)
+        drop_unsent(self._pc)
         self._codec = choose_codec(self._transceiver, _CODECS)
         events_hz = choose_events(self._pc, self._transceiver)
         self._digits = None if events_hz is None else DigitReader(events_hz)

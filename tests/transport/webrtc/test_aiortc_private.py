@@ -26,6 +26,7 @@ from media_server.transport.webrtc.aiortc_private import (
     addresses_for,
     choose_codec,
     choose_events,
+    drop_unsent,
     gather_on,
     guard,
     read_rtp,
@@ -110,6 +111,7 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
         (RTCRtpReceiver._set_rtcp_ssrc, ["self", "ssrc"]),
         (RTCRtpSender._handle_rtcp_packet, ["self", "packet"]),
         (RTCRtpSender._run_rtp, ["self", "codec"]),
+        (RTCDtlsTransport._send_data, ["self", "data"]),
         (RTCSctpTransport._handle_data, ["self", "data"]),
         (StreamStatistics.__init__, ["self", "clockrate"]),
         (StreamStatistics.add, ["self", "packet"]),
@@ -151,15 +153,19 @@ async def test_data_and_reports_still_come_the_way_that_we_guard() -> None:
 
     await pc.setRemoteDescription(RTCSessionDescription(sdp=await far.offer(), type="offer"))
     dtls, sctp = transceiver.receiver.transport, pc.sctp
-    before = [vars(part).keys() & {"_handle_data", "_handle_rtcp_data"} for part in (dtls, sctp)]
+    guarded = {"_handle_data", "_handle_rtcp_data", "_send_data"}
+    before = [vars(part).keys() & guarded for part in (dtls, sctp)]
     guard(pc)
-    after = [vars(part).keys() & {"_handle_data", "_handle_rtcp_data"} for part in (dtls, sctp)]
+    drop_unsent(pc)
+    after = [vars(part).keys() & guarded for part in (dtls, sctp)]
+    await sctp.transport._send_data(b"late")  # the connection is not there
     await pc.close()
     await far.pc.close()
 
     assert "await self._handle_rtcp_data(data)" in source
     assert "await self._data_receiver._handle_data(data)" in source
-    assert (before, after) == ([set(), set()], [{"_handle_rtcp_data"}, {"_handle_data"}])
+    assert "await self.__transport._send_data(" in inspect.getsource(RTCSctpTransport._send_chunk)
+    assert (before, after) == ([set(), set()], [{"_handle_rtcp_data", "_send_data"}, {"_handle_data"}])
     assert sctp._last_received_tsn is None  # before there is an association
 
 

@@ -1,0 +1,28 @@
+"""What a call leaves behind: nothing that waits for the garbage collector, which is seldom asked."""
+
+import gc
+import weakref
+
+import pytest
+
+from media_server.session.session import Session
+from tests.session.scene import calling, configured, scripted
+from tests.virtual_time import run_virtual
+
+
+@pytest.mark.parametrize("mode", ["talk", "echo"])
+def test_a_call_that_is_over_goes_with_the_last_who_knows_it(mode: str) -> None:
+    async def main() -> weakref.ref[Session]:
+        async with calling(scripted(greeting="Welcome!"), config=configured(call__mode=mode)) as scene:
+            await scene.stage.say(1.0)
+            if mode == "talk":
+                await scene.stage.wait_until(lambda: "ReplyDone" in scene.stage.names())
+            return weakref.ref(scene.session)
+
+    gc.collect()
+    gc.disable()
+    try:
+        left = run_virtual(main())
+        assert left() is None
+    finally:
+        gc.enable()
