@@ -36,9 +36,18 @@ def show(name: str, title: str, rows: Sequence[dict[str, Any]], **more: Any) -> 
     print(f"  {machine_line(where)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
-    document = {"title": title, "machine": where, "rows": list(rows), **more}
+    document = _plain({"title": title, "machine": where, "rows": list(rows), **more})
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` with None in place of numbers that JSON has no word for (RFC 8259 section 6)."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def machine(cpuinfo: Path = CPUINFO) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""The machine that gave the figures is named, whatever it is."""
+"""The machine that gave the figures is named, whatever it is; the figures are also there as JSON."""
 
+import json
 import platform
 from pathlib import Path
 
 import pytest
 
-from tests.bench.table import built_with, machine, machine_line
+from tests.bench import table
+from tests.bench.table import built_with, machine, machine_line, row, show
 
 
 def test_linux_names_the_model_of_the_processor(tmp_path: Path) -> None:
@@ -50,3 +52,13 @@ def test_the_line_says_how_python_was_made() -> None:
 )
 def test_only_options_that_make_python_faster_are_named(configure_args: str, options: list[str]) -> None:
     assert built_with(configure_args) == options
+
+
+def test_a_figure_that_is_not_there_is_null_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+
+    path = show("figures", "Figures", [row("none", [])], samples=[{"at_s": 1.0, "ratio": float("inf")}])
+
+    written = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert written["rows"] == [{"": "none", "n": 0, "p50": None, "p95": None, "p99": None, "target": ""}]
+    assert written["samples"] == [{"at_s": 1.0, "ratio": None}]
