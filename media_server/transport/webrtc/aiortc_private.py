@@ -194,10 +194,12 @@ class RtpReceiver(RTCRtpReceiver):
         await super()._handle_rtcp_packet(packet)
 
     async def _send_rtcp(self, packet: AnyRtcpPacket) -> None:
-        # aiortc leaves out how often the numbers have wrapped (RFC 3550 section 6.4.1: the upper half of the field).
+        # aiortc reports on sources that are silent by now as well (RFC 3550 section 6.4: on those heard since the last
+        # report), and leaves out how often the numbers have wrapped (section 6.4.1: the upper half of the field).
         if isinstance(packet, RtcpRrPacket):
             private: Any = self
             streams = private._RTCRtpReceiver__remote_streams
+            packet.reports = [report for report in packet.reports if streams[report.ssrc].heard_anew()]
             for report in packet.reports:
                 report.highest_sequence = (streams[report.ssrc].cycles + report.highest_sequence) % (1 << 32)
         await super()._send_rtcp(packet)
@@ -213,6 +215,13 @@ def _connected_sockets(dtls: RTCDtlsTransport) -> list[Any]:
 
 class _Statistics(StreamStatistics):
     """aiortc's, with a jitter that fits its field (RFC 3550 section 6.4.1): wild timestamps would end the reports."""
+
+    _known = 0
+
+    def heard_anew(self) -> bool:
+        """Return whether something came since this was asked before."""
+        before, self._known = self._known, self.packets_received
+        return self._known != before
 
     def add(self, packet: Any) -> None:
         if self._last_timestamp is not None:

@@ -268,18 +268,19 @@ def test_a_wrap_of_the_timestamps_is_not_reported_as_jitter() -> None:
 
 
 def test_after_a_change_of_source_the_new_one_is_reported_from_its_own_first_packet() -> None:
-    async def scene(call: Call) -> tuple[RtcpReceiverInfo, dict[int, RtcpReceiverInfo]]:
+    async def scene(call: Call) -> tuple[RtcpReceiverInfo, dict[int, RtcpReceiverInfo], dict[int, RtcpReceiverInfo]]:
         await call.send([100, 102, 103, 104])
         before = await call.report()
         await call.send([7_000, 7_001, 7_003, 7_004], source=OTHER_SOURCE)
-        return before[SOURCE], await call.report()
+        return before[SOURCE], await call.report(), await call.report()
 
-    before, after = run_held(scene)
+    before, after, later = run_held(scene)
 
     assert (before.fraction_lost, before.packets_lost, before.highest_sequence) == (51, 1, 104)
+    assert list(after) == [OTHER_SOURCE]
     new = after[OTHER_SOURCE]
     assert (new.fraction_lost, new.packets_lost, new.highest_sequence) == (51, 1, 7_004)  # 1 of 5
-    assert SOURCE not in after or after[SOURCE].fraction_lost == 0
+    assert later == {}  # nothing was heard since
 
 
 # --- what the far end reports of what it got -------------------------------------------------------------------------
