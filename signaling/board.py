@@ -11,7 +11,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 _CALLS, _READY, _WAS_READY, _GIVEN = range(4)
-"""The places in a line; from the last on there is one for each process. Each line is written by its process alone."""
+"""The places in a line; from the last on there is one for each process. Each line is written by its process alone, and
+emptied by the supervisor."""
 
 _COUNTERS = 1024
 """Of `/metrics`, that the board has room for: there are about 260."""

@@ -26,12 +26,11 @@ from media_server.errors import NotFoundError, PeerGoneError, WarmingUpError
 from signaling.board import Board
 from signaling.middleware import read_body
 from signaling.proxy import Proxy, is_websocket
-from signaling.realtime import CALLS
+from signaling.realtime import CALLS, REALTIME
 from signaling.shared_folder import BOARD
 
 logger = logging.getLogger(__name__)
 
-REALTIME = "/v1/realtime"
 _REMOTE = "Parley-Remote"
 """The header in which a neighbour says from where a request came to it; in what others send it means nothing."""
 
@@ -65,6 +64,7 @@ class Neighbours:
         self._calls = 0
         self._ready = False
         self._ways: dict[int, Proxy] = {}
+        self._closed = False
 
     @property
     def socket(self) -> str:
@@ -101,6 +101,7 @@ class Neighbours:
     async def close(self) -> None:
         """Give everything back."""
         self.note_ready(False)
+        self._closed = True
         for way in self._ways.values():
             await way.close()
 
@@ -124,7 +125,7 @@ class Neighbours:
             index = int(_call_id(request).removeprefix("rtc_")[:2], 16)
         except ValueError:
             return self.index
-        return index if index < self.board.n else self.index
+        return index if 0 <= index < self.board.n else self.index
 
     async def pass_on(self, request: web.Request, index: int) -> web.StreamResponse:
         """Have another process answer a request, or open a WebSocket.
@@ -134,14 +135,13 @@ class Neighbours:
             WarmingUpError: it is not there, and the call would have been new.
             BadRequestError: the body did not arrive in time.
         """
-        way = self._way_to(index)
         headers = {name: value for name, value in request.headers.items() if name.lower() != _REMOTE.lower()}
         headers[_REMOTE] = request.remote or ""
         try:
             if is_websocket(request):
-                return await way.tunnel(request, headers)
+                return await self._way_to(index).tunnel(request, headers)
             body = await read_body(request, self._body_limit_s)
-            return await way.ask(request.method, request.path_qs, headers, body)
+            return await self._way_to(index).ask(request.method, request.path_qs, headers, body)
         except PeerGoneError as error:
             logger.warning("process %d does not answer %s: %s", index, request.path, error)
             if request.path == CALLS:
@@ -169,10 +169,11 @@ class Neighbours:
 
     async def _ask_others(self, path: str, others: list[int]) -> dict[int, web.Response]:
         """Return what other processes answer to GET with 200; without those that do not within `ask_limit_s`."""
-        answers = await asyncio.gather(
-            *(self._way_to(index).ask("GET", path, {}, b"", self._ask_limit_s) for index in others),
-            return_exceptions=True,
-        )
+
+        async def ask(index: int) -> web.Response:
+            return await self._way_to(index).ask("GET", path, {}, b"", self._ask_limit_s)
+
+        answers = await asyncio.gather(*map(ask, others), return_exceptions=True)
         return {
             index: answer
             for index, answer in zip(others, answers, strict=True)
@@ -180,6 +181,8 @@ class Neighbours:
         }
 
     def _way_to(self, index: int) -> Proxy:
+        if self._closed:
+            raise PeerGoneError("this process is stopping")
         if index not in self._ways:
             self._ways[index] = Proxy(socket_of(self.folder, index))
         return self._ways[index]

@@ -36,7 +36,8 @@ from signaling.middleware import RESUME, read_body
 
 logger = logging.getLogger(__name__)
 
-CALLS = "/v1/realtime/calls"
+REALTIME = "/v1/realtime"
+CALLS = f"{REALTIME}/calls"
 
 ANSWER_LIMIT_S = 10.0
 """How long an answer may take. It is 5 to 50 ms; only a blocked machine takes longer."""

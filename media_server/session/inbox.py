@@ -174,8 +174,9 @@ class Inbox:
         self._closed = False
 
     def close(self) -> None:
-        """Take nothing more: nobody will read it."""
+        """Take nothing more, and forget what is there: nobody will read it."""
         self._closed = True
+        self._happenings.clear()
 
     def post(self, happening: Happening) -> None:
         """Add a happening. Never waits.

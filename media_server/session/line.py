@@ -61,6 +61,7 @@ class Line:
         if self._start is not None:
             if before is not None and before.task is not None:
                 before.task.cancel()
+                before.task = None  # see `_carry`, which may not have begun
                 self._start(before.media.close(), f"close {self._call_id}")  # a task that has not begun closes nothing
             self._begin(self.coming, self._start)
 
@@ -106,6 +107,7 @@ class Line:
         # What knows the call goes with it: the garbage collector is seldom asked.
         self.connection = self.coming = self._start = None
         if coming is not None:
+            coming.task = None
             await coming.media.close()
 
     def _begin(self, connection: Connection, start: Start) -> None:

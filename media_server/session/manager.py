@@ -110,6 +110,7 @@ class SessionManager:
         call = self._calls.pop(session.id, None)
         if call is not None:
             call.over.set()
+            call.session.let_go()
         self._count()
 
     def find(self, call_id: str) -> Session | None:

@@ -55,6 +55,7 @@ from media_server.events import (
     WordsSpoken,
 )
 from media_server.session.inbox import Happening, ReplyEnded
+from media_server.session.line import Start
 from media_server.session.reply import Mouth, Reply, Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Replies:
         config: Config,
         publish: Callable[[Event], None],
         post: Callable[[Happening], None],
-        start: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        start: Start,
     ) -> None:
         """Prepare the agent's side.
 

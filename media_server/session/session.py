@@ -240,8 +240,12 @@ class Session:
                 for channel in self._channels:
                     closing.push_async_callback(channel.close)
                 closing.push_async_callback(self._line.close)
-            self.replies.let_go()
+            self.let_go()
         return reason
+
+    def let_go(self) -> None:
+        """Forget what knows the call, which is over or never began: the garbage collector is seldom asked."""
+        self.replies.let_go()
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         if self._tasks is None:

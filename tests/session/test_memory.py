@@ -2,9 +2,14 @@
 
 import gc
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import pytest
 
+from media_server.events import Settings
+from media_server.metrics import Metrics
+from media_server.session.manager import SessionManager
 from media_server.session.session import Session
 from tests.session.scene import calling, configured, scripted
 from tests.virtual_time import run_virtual
@@ -19,10 +24,26 @@ def test_a_call_that_is_over_goes_with_the_last_who_knows_it(mode: str) -> None:
                 await scene.stage.wait_until(lambda: "ReplyDone" in scene.stage.names())
             return weakref.ref(scene.session)
 
+    with nothing_collected():
+        assert run_virtual(main())() is None
+
+
+def test_a_call_that_never_began_goes_with_its_place() -> None:
+    async def main() -> weakref.ref[Session]:
+        manager = SessionManager(scripted(), configured(), Metrics())
+        session = manager.admit(Settings())
+        manager.release(session)
+        return weakref.ref(session)
+
+    with nothing_collected():
+        assert run_virtual(main())() is None
+
+
+@contextmanager
+def nothing_collected() -> Generator[None, None, None]:
     gc.collect()
     gc.disable()
     try:
-        left = run_virtual(main())
-        assert left() is None
+        yield
     finally:
         gc.enable()

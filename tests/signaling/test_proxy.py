@@ -1,8 +1,10 @@
 """What is passed on to another process, above all WebSockets."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMessage, WSMsgType, WSServerHandshakeError, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from media_server.errors import PeerGoneError
+from media_server.errors import BadRequestError, PeerGoneError
 from signaling.proxy import Proxy, is_websocket
 
 Talk = Callable[[web.WebSocketResponse], Awaitable[None]]
@@ -27,7 +29,11 @@ class Server(TestServer):
 class Far:
     """A process that opens WebSockets on a Unix socket, and a client of another that passes on to it."""
 
-    def __init__(self, folder: Path, talk: Talk) -> None:
+    def __init__(
+        self, folder: Path, talk: Talk, *, stuck_limit_s: float = 10.0, protocols: Sequence[str] = ("second", "third")
+    ) -> None:
+        self._protocols = protocols
+        self._stuck_limit_s = stuck_limit_s
         self.requests: list[web.Request] = []
         self._socket = folder / "far.sock"
         self._talk = talk
@@ -42,7 +48,7 @@ class Far:
         self._runner = web.AppRunner(far, shutdown_timeout=0)
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self._socket)).start()
-        self._proxy = Proxy(self._socket)
+        self._proxy = Proxy(self._socket, stuck_limit_s=self._stuck_limit_s)
         try:
             async with TestClient(Server(near)) as client:
                 yield client
@@ -58,14 +64,17 @@ class Far:
         self.requests.append(request)
         if request.path == "/forbidden":
             return web.Response(status=403, text="not you", headers={"Retry-After": "7"})
-        websocket = web.WebSocketResponse(protocols=["second", "third"], autoping=False)
+        websocket = web.WebSocketResponse(protocols=self._protocols, autoping=False)
         await websocket.prepare(request)
         await self._talk(websocket)
         return websocket
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         assert is_websocket(request)
-        return await self._proxy.tunnel(request, request.headers)
+        try:
+            return await self._proxy.tunnel(request, request.headers)
+        except BadRequestError:
+            return web.Response(status=400)
 
 
 async def echo(websocket: web.WebSocketResponse) -> None:
@@ -187,6 +196,102 @@ async def test_a_message_for_a_process_that_is_gone_ends_the_connection_and_noth
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+async def test_a_client_learns_that_a_process_died_which_took_nothing_in_any_more(
+    short_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = asyncio.Event()
+
+    async def take_nothing_in(websocket: web.WebSocketResponse) -> None:
+        request = far.requests[0]
+        assert isinstance(request.transport, asyncio.Transport)
+        request.transport.pause_reading()
+        await full.wait()
+        request.transport.abort()
+
+    far = Far(short_folder, take_nothing_in)
+    async with far.client() as client, client.ws_connect("/call") as websocket:
+        await _fill(websocket)
+        full.set()
+        message = await websocket.receive()
+
+    assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_client_is_cut_off_from_a_process_that_takes_nothing_in(short_folder: Path) -> None:
+    over = asyncio.Event()
+
+    async def take_nothing_in(websocket: web.WebSocketResponse) -> None:
+        request = far.requests[0]
+        assert isinstance(request.transport, asyncio.Transport)
+        request.transport.pause_reading()
+        await over.wait()
+        request.transport.abort()
+
+    far = Far(short_folder, take_nothing_in, stuck_limit_s=0.1)
+    async with far.client() as client, client.ws_connect("/call") as websocket:
+        await _fill(websocket)
+        message = await websocket.receive()
+        over.set()
+
+    assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY)
+
+
+async def test_a_client_that_takes_nothing_in_is_cut_off_and_the_process_learns_it(short_folder: Path) -> None:
+    heard: asyncio.Future[WSMessage] = asyncio.get_running_loop().create_future()
+
+    async def talk(websocket: web.WebSocketResponse) -> None:
+        saying = asyncio.create_task(_fill(websocket))
+        heard.set_result(await websocket.receive())
+        await saying
+
+    async with Far(short_folder, talk, stuck_limit_s=0.1).client() as client:
+        websocket = await client.ws_connect("/call")
+        assert websocket._response.connection is not None
+        transport = websocket._response.connection.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        message = await heard
+        transport.abort()
+
+    assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY)
+
+
+async def test_a_message_that_is_too_big_ends_the_connection_for_that_reason(short_folder: Path) -> None:
+    heard: asyncio.Future[WSMessage] = asyncio.get_running_loop().create_future()
+
+    async def listen(websocket: web.WebSocketResponse) -> None:
+        heard.set_result(await websocket.receive())
+
+    async with Far(short_folder, listen).client() as client, client.ws_connect("/call", max_msg_size=0) as websocket:
+        with contextlib.suppress(ConnectionError):  # it may be told before all is sent
+            await websocket.send_bytes(bytes(5 * 1024 * 1024))
+        message = await heard
+
+    assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.MESSAGE_TOO_BIG)
+
+
+async def test_what_is_offered_in_vain_is_not_logged(short_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    far = Far(short_folder, echo, protocols=[])
+    async with far.client() as client, client.ws_connect("/call", protocols=["key.secret"]) as websocket:
+        await websocket.send_str("hello")
+        assert await websocket.receive_str() == "hello"
+        logged = [record.getMessage() for record in caplog.records]
+
+    assert websocket.protocol is None
+    # The process itself may say so: it is the one that answers.
+    assert sum("secret" in text for text in logged) <= 1
+
+
+@pytest.mark.parametrize("key", ["", "short", "sch\u00f6n\u00f6n\u00f6n\u00f6n\u00f6n=="])
+async def test_a_malformed_handshake_is_refused_before_the_process_is_asked(short_folder: Path, key: str) -> None:
+    far = Far(short_folder, echo)
+    async with far.client() as client, client.get("/call", headers=_UPGRADE | {"Sec-WebSocket-Key": key}) as response:
+        assert response.status == 400
+
+    assert far.requests == []
+
+
 async def test_the_client_gets_the_refusal_of_the_process(short_folder: Path) -> None:
     async with Far(short_folder, echo).client() as client:
         with pytest.raises(WSServerHandshakeError) as refused:
@@ -228,6 +333,14 @@ _UPGRADE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
+
+
+async def _fill(websocket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
+    """Send until no more is taken in, or the connection has ended."""
+    noise = random.Random(0).randbytes(100_000)  # cannot be compressed
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while True:
+            await asyncio.wait_for(websocket.send_bytes(noise), 0.2)
 
 
 def _cut(websocket: ClientWebSocketResponse) -> None:

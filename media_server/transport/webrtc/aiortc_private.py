@@ -51,6 +51,7 @@ from aiortc.rtcrtpsender import RTCRtpSender, random_sequence_number
 from aiortc.rtp import AnyRtcpPacket, RtcpRrPacket, RtcpSrPacket, RtpPacket
 from aiortc.sdp import SessionDescription
 from aiortc.utils import random32
+from OpenSSL import SSL
 
 from media_server.audio.jitter import RtpSound
 from media_server.audio.wrapping import SEQUENCES, TIMESTAMPS, signed
@@ -77,6 +78,9 @@ AIORTC_ERRORS: tuple[type[Exception], ...] = (
 
 _UNREADABLE: tuple[type[Exception], ...] = (*AIORTC_ERRORS, struct.error)
 """What they may raise on a bad packet."""
+
+_UNSENT: tuple[type[Exception], ...] = (ConnectionError, SSL.Error, AttributeError)
+"""What DTLS raises when the connection has ended, ends, or was taken apart."""
 
 _Handler = Callable[[bytes], Coroutine[Any, Any, None]]
 
@@ -541,14 +545,14 @@ def drop_unsent(pc: RTCPeerConnection) -> None:
     """
     sctp: Any = pc.sctp
     if sctp is not None:
-        sctp.transport._send_data = _dropping(sctp.transport._send_data)
+        sctp.transport._send_data = _dropping(sctp.transport._send_data, _UNSENT)
 
 
-def _dropping(handle: _Handler) -> _Handler:
+def _dropping(handle: _Handler, errors: tuple[type[Exception], ...] = _UNREADABLE) -> _Handler:
     async def handle_or_drop(data: bytes) -> None:
         try:
             await handle(data)
-        except _UNREADABLE as error:
+        except errors as error:
             logger.debug("%s dropped a message: %s: %s", handle.__name__, type(error).__name__, error)
 
     return handle_or_drop

@@ -56,6 +56,7 @@ class Pacing:
             await failed
         finally:
             phase.pop(beat, None)
+            del failed  # holds the error, which holds this frame: only the garbage collector would find both
 
     async def run(self) -> None:
         """Keep time until cancelled."""
@@ -85,8 +86,9 @@ class Pacing:
             tick += 1
 
     def _serve(self, phase: dict[Beat, asyncio.Future[None]], due_s: float, late_s: float) -> None:
-        if phase:
-            self._metrics.observe("frame_late_ms", late_s * 1000, len(phase))
+        if not phase:
+            return
+        self._metrics.observe("frame_late_ms", late_s * 1000, len(phase))
         for beat, failed in tuple(phase.items()):
             try:
                 beat(due_s)
@@ -95,3 +97,4 @@ class Pacing:
                 phase.pop(beat, None)
                 if not failed.done():
                     failed.set_exception(error)
+        del beat, failed  # as in `keep`: the error of any of them holds this frame

@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from collections import Counter
 from itertools import pairwise
 
@@ -89,6 +91,29 @@ async def stall(pacing: Pacing, beats: list[Beat], after_s: float, stall_s: floa
     assert isinstance(loop, VirtualLoop)
     loop.call_later(after_s, loop.advance, stall_s)
     await serve(pacing, beats, after_s + stall_s + 0.2)
+
+
+def test_a_call_that_failed_goes_with_the_last_who_knows_it() -> None:
+    class Call:
+        def beat(self, due_s: float) -> None:
+            raise LookupError
+
+    async def main() -> list[weakref.ref[Call]]:
+        pacing = Pacing(Metrics())
+        running = asyncio.create_task(pacing.run())
+        calls = [Call(), Call()]
+        kept, _ = await asyncio.wait([asyncio.create_task(pacing.keep(call.beat)) for call in calls])
+        assert [type(each.exception()) for each in kept] == [LookupError, LookupError]
+        running.cancel()
+        await asyncio.wait([running])
+        return [weakref.ref(call) for call in calls]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert [left() for left in run_virtual(main())] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_after_a_stall_there_is_no_burst_and_the_phase_stays() -> None:
