@@ -132,6 +132,15 @@ class Reply:
 
     async def run(self) -> None:
         """Make the reply and see it to its end. Cancellation stops the model and the voice at once."""
+        try:
+            await self._make()
+        except asyncio.CancelledError as error:
+            # Only the garbage collector, which is seldom asked, would find a TaskGroup and the error that it raised: in
+            # Python 3.11 to 3.13 they hold each other (taskgroups.py, `propagate_cancellation_error`).
+            error.__traceback__ = None
+            raise
+
+    async def _make(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._think(), name=f"think {self.id}")
             if self.mouth is not None:

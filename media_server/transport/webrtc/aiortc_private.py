@@ -18,7 +18,8 @@
                                                         RTCPeerConnection.__remoteDtls, .__remoteDescription
     a goodbye told from a loss                          aioice Connection._closing
     sockets closed for certain                          aioice Connection._protocols
-    memory given back at once                           all that they hold, by `take_apart`
+    memory given back at once                           all that they hold, by `take_apart`; pyOpenSSL
+                                                        Connection._verify_helper
     what cannot be read is dropped                      StunProtocol.datagram_received, RTCSctpTransport._handle_data,
                                                         ._last_received_tsn, RTCDtlsTransport._handle_rtcp_data
     what comes too late to be sent is dropped           RTCDtlsTransport._send_data
@@ -757,6 +758,8 @@ def take_apart(pc: RTCPeerConnection) -> None:
         dtls: Any = transceiver.receiver.transport
         ice = dtls.transport
         parts += [transceiver.sender, transceiver.receiver, dtls, ice, ice.iceGatherer, ice._connection]
+        if dtls._ssl is not None:
+            parts.append(dtls._ssl._verify_helper)
         if isinstance(transceiver.receiver, RtpReceiver):
             parts += transceiver.receiver.sockets
 

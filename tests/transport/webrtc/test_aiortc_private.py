@@ -19,6 +19,7 @@ from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcsctptransport import SCTP_MAX_PACKET_LENGTH, RTCSctpTransport
 from aiortc.rtp import HeaderExtensionsMap, RtpPacket
+from OpenSSL import SSL
 
 from media_server.audio.jitter import RtpSound
 from media_server.transport.webrtc import aiortc_private
@@ -278,6 +279,17 @@ def test_a_packet_is_read_as_aiortc_writes_it(packet: RtpPacket, payload: bytes)
 )
 def test_a_packet_that_says_more_than_it_holds_is_malformed(data: bytes) -> None:
     assert read_rtp(data) is None
+
+
+def test_what_asks_for_a_certificate_stands_where_it_is_taken_apart() -> None:
+    context = SSL.Context(SSL.DTLS_METHOD)
+    context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+
+    helper = SSL.Connection(context)._verify_helper
+
+    assert helper is not None
+    assert list(vars(helper)) == ["_problems", "callback"]
+    assert helper.callback is context._verify_callback  # is there as long as the context is
 
 
 def test_sctp_packets_fit_the_smallest_ipv6_path() -> None:
