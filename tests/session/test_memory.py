@@ -7,9 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from media_server.audio.playout import Playout
 from media_server.events import Settings
 from media_server.metrics import Metrics
+from media_server.session.inbox import Inbox
 from media_server.session.manager import SessionManager
+from media_server.session.reply import Reply
 from media_server.session.session import Session
 from tests.session.scene import calling, configured, scripted
 from tests.virtual_time import run_virtual
@@ -26,6 +29,17 @@ def test_a_call_that_is_over_goes_with_the_last_who_knows_it(mode: str) -> None:
 
     with nothing_collected():
         assert run_virtual(main())() is None
+
+
+def test_a_reply_that_is_cut_goes_with_its_call() -> None:
+    async def main() -> None:
+        async with calling(scripted(greeting="Welcome, and good morning to you!")) as scene:
+            await scene.stage.wait_until(lambda: "PlayoutStarted" in scene.stage.names())
+
+    with nothing_collected():
+        run_virtual(main())
+        left = [type(each) for each in gc.get_objects() if isinstance(each, Reply | Playout | Inbox)]
+    assert left == []
 
 
 def test_a_call_that_never_began_goes_with_its_place() -> None:
