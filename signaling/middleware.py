@@ -21,6 +21,8 @@ API = "/v1/"
 RESUME = "Parley-Resume"
 """The header with the token of a call: in the answer to its first offer, and in a request to resume it."""
 
+_HUNG_UP = "the client has hung up"
+
 _HTTP_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 # A page of ours needs its own files, its own origin and the microphone; nothing else.
@@ -79,18 +81,22 @@ async def read_body(request: web.Request, limit_s: float) -> bytes:
     """Return what was sent.
 
     Raises:
-        BadRequestError: it did not arrive in time; or the client has hung up meanwhile: the offer of a caller who has
-            given up must not take the place of their next one.
+        BadRequestError: it did not arrive in time, or is badly compressed; or the client has hung up meanwhile: the
+            offer of a caller who has given up must not take the place of their next one.
     """
     try:
         async with asyncio.timeout(limit_s):
             body = await request.read()
+    except ConnectionError:
+        raise BadRequestError(_HUNG_UP) from None
+    except web.RequestPayloadError:
+        raise BadRequestError("the body is not what its Content-Encoding says") from None
     except TimeoutError:
         message = f"the body did not arrive within {limit_s:g} s"
         raise BadRequestError(message, reason="body_too_slow") from None
     await asyncio.sleep(0)  # what came right behind the body is read by then
     if request.transport is None or request.transport.is_closing():
-        raise BadRequestError("the client has hung up")
+        raise BadRequestError(_HUNG_UP)
     return body
 
 

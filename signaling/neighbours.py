@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 _REMOTE = "Parley-Remote"
 """The header in which a neighbour says from where a request came to it; in what others send it means nothing."""
 
+_NOT_PASSED_ON = {_REMOTE.lower(), "content-encoding"}
+"""Of a request's headers; aiohttp has undone the encoding of its body."""
+
 
 def socket_of(folder: Path, index: int) -> Path:
     """Return the Unix socket of a process; it is there as soon as the process listens."""
@@ -135,7 +138,7 @@ class Neighbours:
             WarmingUpError: it is not there, and the call would have been new.
             BadRequestError: the body did not arrive in time.
         """
-        headers = {name: value for name, value in request.headers.items() if name.lower() != _REMOTE.lower()}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_PASSED_ON}
         headers[_REMOTE] = request.remote or ""
         try:
             if is_websocket(request):

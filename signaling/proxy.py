@@ -105,6 +105,8 @@ class Proxy:
         _check_handshake(request)
         try:
             async with self._opening:
+                if self._websockets.closed:
+                    raise PeerGoneError("this process is stopping")
                 far = await self._websockets.ws_connect(
                     f"http://media{request.path_qs}", protocols=offered, headers=_kept(headers), autoping=False
                 )
@@ -119,10 +121,19 @@ class Proxy:
         except (ConnectionError, TimeoutError) as error:
             logger.debug("%s: a WebSocket that was passed on is lost: %r", request.path, error)
         finally:
-            if near.prepared and not await _end(near) and request.transport is not None:
-                request.transport.abort()
-            await _end(far)
+            try:
+                if near.prepared:
+                    # A client that takes nothing in is told for ever otherwise.
+                    in_s = _CLOSE_LIMIT_S if await _end(near) else 0
+                    asyncio.get_running_loop().call_later(in_s, _cut, request)
+            finally:
+                await _end(far)
         return near if near.prepared else web.Response()
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 class _RefusedError(Exception):

@@ -1,6 +1,7 @@
 """What a media process knows of the others, and what it passes on."""
 
 import asyncio
+import gzip
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -334,6 +335,14 @@ async def test_a_body_that_does_not_come_is_not_waited_for_to_pass_it_on(tmp_pat
             never.set()
 
     assert (response.status, error["code"]) == (400, "body_too_slow")
+
+
+async def test_a_compressed_body_is_passed_on_as_what_it_says(tmp_path: Path) -> None:
+    async with Street(tmp_path) as street:
+        headers = {"content-encoding": "gzip"}
+        path = f"{CALLS}/rtc_01abc/resume"
+        async with street.client.post(path, data=gzip.compress(b"v=0"), headers=headers) as response:
+            assert await response.text() == f"1 POST {path} v=0"
 
 
 async def test_a_process_knows_from_where_a_request_came_that_is_passed_on(tmp_path: Path) -> None:

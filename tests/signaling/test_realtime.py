@@ -9,11 +9,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from media_server.errors import BadRequestError, ServerFullError
 from signaling import realtime
-from signaling.middleware import RESUME
+from signaling.middleware import RESUME, read_body
 from tests.signaling.scripted_house import FakePeer, ScriptedEngines, front_door
 from tests.transport.webrtc.test_offer import CHROMIUM
 
@@ -411,6 +412,42 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
 
         assert answer.startswith(b"HTTP/1.1 400")
         assert b'"body_too_slow"' in answer
+
+
+async def test_a_body_that_is_not_compressed_as_it_says_is_a_bad_request() -> None:
+    async with front_door() as (client, _):
+        headers = {"Content-Type": "application/sdp", "Content-Encoding": "gzip"}
+        response = await client.post(realtime.CALLS, data=b"v=0", headers=headers)
+
+        assert response.status == 400
+        assert (await error_of(response))["message"] == "the body is not what its Content-Encoding says"
+
+
+async def test_a_client_that_hangs_up_within_its_body_is_no_bug_of_ours() -> None:
+    begun = asyncio.Event()
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def read(request: web.Request) -> web.Response:
+        begun.set()
+        with pytest.raises(BadRequestError) as error:
+            await read_body(request, 5.0)
+        told.set_result(error.value.message)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", read)
+    runner = web.AppRunner(app)  # as `serve` has it; a TestServer ends the handler of a client that is gone
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nv=0")
+        await begun.wait()
+        writer.transport.abort()
+
+        assert await asyncio.wait_for(told, 5) == "the client has hung up"
+    finally:
+        await runner.cleanup()
 
 
 @pytest.mark.e2e

@@ -64,7 +64,7 @@ class Pacing:
         due_s = loop.time()
         tick = 0
         while True:
-            if not self.beats:
+            while not self.beats:
                 self._called.clear()
                 await self._called.wait()
                 due_s = loop.time()
