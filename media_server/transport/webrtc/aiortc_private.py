@@ -164,7 +164,14 @@ class RtpReceiver(RTCRtpReceiver):
         if read is None:
             self.malformed += 1
             return
-        payload_type, sound = read
+        self._hear(*read)
+
+    async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        """Take a packet that came aiortc's way: it was read before the shortcut stood."""
+        sound = RtpSound(packet.ssrc, packet.sequence_number, packet.timestamp, packet.payload)
+        self._hear(packet.payload_type, sound)
+
+    def _hear(self, payload_type: int, sound: RtpSound) -> None:
         statistics = self._statistics.get((sound.ssrc, payload_type)) or self._meet(sound.ssrc, payload_type)
         if statistics is None or not self._enabled:
             self._on_heard()

@@ -108,6 +108,7 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
         (RTCPeerConnection._RTCPeerConnection__remoteDescription, ["self"]),  # type: ignore[attr-defined]
         (RTCRtpTransceiver._get_mline_index, ["self"]),
         (RTCRtpReceiver._handle_rtcp_packet, ["self", "packet"]),
+        (RTCRtpReceiver._handle_rtp_packet, ["self", "packet", "arrival_time_ms"]),
         (RTCRtpReceiver._run_rtcp, ["self"]),
         (RTCRtpReceiver._set_rtcp_ssrc, ["self", "ssrc"]),
         (RTCRtpSender._handle_rtcp_packet, ["self", "packet"]),

@@ -118,6 +118,10 @@ class Call:
             self._n_sent += 1
         await until(lambda: self.peer.counts.received == self._n_sent)
 
+    def expect(self, n_packets: int) -> None:
+        """Count packets that came to us in another way."""
+        self._n_sent += n_packets
+
     async def tell(self, packet: RtcpRrPacket | RtcpSrPacket) -> None:
         """Have the far end send a report of our making."""
         await self._far.sender.transport._send_rtp(bytes(packet))
@@ -207,6 +211,20 @@ def test_lost_packets_are_reported_as_a_share_since_the_last_report_and_as_a_sum
     assert [report.fraction_lost for report in reports] == [51, 0, 64]
     assert [report.packets_lost for report in reports] == [2, 2, 3]
     assert [report.highest_sequence for report in reports] == [9, 19, 23]
+
+
+def test_a_packet_that_was_read_before_the_shortcut_stood_is_heard_and_reported_like_any_other() -> None:
+    async def scene(call: Call) -> tuple[int, RtcpReceiverInfo]:
+        early = RtpPacket(payload_type=0, sequence_number=0, timestamp=0, ssrc=SOURCE, payload=b"\xff" * 160)
+        await call.peer._receiver._handle_rtp_packet(early, arrival_time_ms=0)
+        call.expect(1)
+        await call.send([1, 3])
+        return call.peer.counts.received, (await call.report())[SOURCE]
+
+    received, report = run_held(scene)
+
+    assert received == 3
+    assert (report.fraction_lost, report.highest_sequence) == (64, 3)  # 1 of 4
 
 
 def test_packets_that_come_in_another_order_are_not_reported_as_lost() -> None:
