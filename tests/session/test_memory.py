@@ -2,8 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +12,7 @@ from media_server.session.inbox import Inbox
 from media_server.session.manager import SessionManager
 from media_server.session.reply import Reply
 from media_server.session.session import Session
+from tests.garbage import nothing_collected
 from tests.session.scene import calling, configured, scripted
 from tests.virtual_time import run_virtual
 
@@ -51,13 +50,3 @@ def test_a_call_that_never_began_goes_with_its_place() -> None:
 
     with nothing_collected():
         assert run_virtual(main())() is None
-
-
-@contextmanager
-def nothing_collected() -> Generator[None, None, None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

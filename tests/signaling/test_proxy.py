@@ -56,6 +56,19 @@ class Far:
             await self._proxy.close()
             await self.die()
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Return the connection on which the process got its first request."""
+        transport = self.requests[0].transport
+        assert isinstance(transport, asyncio.Transport)
+        return transport
+
+    async def take_nothing_in(self, until: asyncio.Event) -> None:
+        """Read no more; then be gone without a word."""
+        self.transport.pause_reading()
+        await until.wait()
+        self.transport.abort()
+
     async def die(self) -> None:
         """End the process that opens WebSockets."""
         await self._runner.cleanup()
@@ -156,7 +169,7 @@ async def test_the_process_learns_that_a_client_is_gone_without_a_word(short_fol
 
     async with Far(short_folder, listen).client() as client:
         websocket = await client.ws_connect("/call")
-        _cut(websocket)
+        _transport(websocket).abort()
         message = await heard
 
     assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY)
@@ -164,9 +177,7 @@ async def test_the_process_learns_that_a_client_is_gone_without_a_word(short_fol
 
 async def test_a_client_learns_that_the_process_is_gone_without_a_word(short_folder: Path) -> None:
     async def vanish(websocket: web.WebSocketResponse) -> None:
-        request = far.requests[0]
-        assert request.transport is not None
-        request.transport.abort()
+        far.transport.abort()
 
     far = Far(short_folder, vanish)
     async with far.client() as client, client.ws_connect("/call") as websocket:
@@ -181,9 +192,7 @@ async def test_a_message_for_a_process_that_is_gone_ends_the_connection_and_noth
     gone = asyncio.Event()
 
     async def vanish(websocket: web.WebSocketResponse) -> None:
-        request = far.requests[0]
-        assert request.transport is not None
-        request.transport.abort()
+        far.transport.abort()
         gone.set()
 
     far = Far(short_folder, vanish)
@@ -202,11 +211,7 @@ async def test_a_client_learns_that_a_process_died_which_took_nothing_in_any_mor
     full = asyncio.Event()
 
     async def take_nothing_in(websocket: web.WebSocketResponse) -> None:
-        request = far.requests[0]
-        assert isinstance(request.transport, asyncio.Transport)
-        request.transport.pause_reading()
-        await full.wait()
-        request.transport.abort()
+        await far.take_nothing_in(full)
 
     far = Far(short_folder, take_nothing_in)
     async with far.client() as client, client.ws_connect("/call") as websocket:
@@ -222,11 +227,7 @@ async def test_a_client_is_cut_off_from_a_process_that_takes_nothing_in(short_fo
     over = asyncio.Event()
 
     async def take_nothing_in(websocket: web.WebSocketResponse) -> None:
-        request = far.requests[0]
-        assert isinstance(request.transport, asyncio.Transport)
-        request.transport.pause_reading()
-        await over.wait()
-        request.transport.abort()
+        await far.take_nothing_in(over)
 
     far = Far(short_folder, take_nothing_in, stuck_limit_s=0.1)
     async with far.client() as client, client.ws_connect("/call") as websocket:
@@ -247,9 +248,7 @@ async def test_a_client_that_takes_nothing_in_is_cut_off_and_the_process_learns_
 
     async with Far(short_folder, talk, stuck_limit_s=0.1).client() as client:
         websocket = await client.ws_connect("/call")
-        assert websocket._response.connection is not None
-        transport = websocket._response.connection.transport
-        assert isinstance(transport, asyncio.Transport)
+        transport = _transport(websocket)
         transport.pause_reading()
         message = await heard
         transport.abort()
@@ -343,9 +342,8 @@ async def _fill(websocket: web.WebSocketResponse | ClientWebSocketResponse) -> N
             await asyncio.wait_for(websocket.send_bytes(noise), 0.2)
 
 
-def _cut(websocket: ClientWebSocketResponse) -> None:
-    """Let a connection be gone without a word."""
+def _transport(websocket: ClientWebSocketResponse) -> asyncio.Transport:
     connection = websocket._response.connection
     assert connection is not None
-    assert connection.transport is not None
-    connection.transport.abort()
+    assert isinstance(connection.transport, asyncio.Transport)
+    return connection.transport

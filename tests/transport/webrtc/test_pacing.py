@@ -1,5 +1,4 @@
 import asyncio
-import gc
 import weakref
 from collections import Counter
 from itertools import pairwise
@@ -8,6 +7,7 @@ import pytest
 
 from media_server.metrics import Metrics
 from media_server.transport.webrtc.pacing import Beat, Pacing
+from tests.garbage import nothing_collected
 from tests.virtual_time import VirtualLoop, run_virtual
 
 
@@ -108,12 +108,8 @@ def test_a_call_that_failed_goes_with_the_last_who_knows_it() -> None:
         await asyncio.wait([running])
         return [weakref.ref(call) for call in calls]
 
-    gc.collect()
-    gc.disable()
-    try:
+    with nothing_collected():
         assert [left() for left in run_virtual(main())] == [None, None]
-    finally:
-        gc.enable()
 
 
 def test_after_a_stall_there_is_no_burst_and_the_phase_stays() -> None:
