@@ -21,6 +21,9 @@ API = "/v1/"
 RESUME = "Parley-Resume"
 """The header with the token of a call: in the answer to its first offer, and in a request to resume it."""
 
+RESUME_WITHIN = "Parley-Resume-Within"
+"""How long a call that is no longer heard waits for its caller, in seconds: in the answer to its first offer."""
+
 _HUNG_UP = "the client has hung up"
 
 _HTTP_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -38,7 +41,7 @@ _PAGE_HEADERS = {
 # What the stock SDKs send and read when they run in a page of another origin.
 _API_HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": f"Location, Retry-After, {RESUME}",
+    "Access-Control-Expose-Headers": f"Location, Retry-After, {RESUME}, {RESUME_WITHIN}",
 }
 _PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",

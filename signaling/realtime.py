@@ -4,7 +4,8 @@ POST    /v1/realtime/calls               the offer, or a form of `sdp` and `sess
 POST    /v1/realtime/calls/{id}/hangup   -> 200
 DELETE  /v1/realtime/calls/{id}          -> 204
 
-Ours, for a caller whose network has changed; the header `Parley-Resume` comes with the 201, and is sent back here:
+Ours, for a caller whose network has changed; the header `Parley-Resume` comes with the 201, and is sent back here,
+within the seconds of `Parley-Resume-Within` from when the server has last heard the caller:
 
 POST    /v1/realtime/calls/{id}/resume   an offer -> 200, the answer; 404 if there is no such call (any more)
 
@@ -32,7 +33,7 @@ from media_server.session.media import Restartable
 from media_server.session.session import Session
 from media_server.transport.webrtc.offer import check_offer
 from signaling.house import HOUSE, House, Peer
-from signaling.middleware import RESUME, read_body
+from signaling.middleware import RESUME, RESUME_WITHIN, read_body
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +77,16 @@ async def _create_call(request: web.Request) -> web.Response:
     session = house.manager.admit(merge_settings(_default_settings(house.config), changes))
     answer = await _connect(house, session, offer)
     logger.info("%s: called from %s", session.id, request.remote)
+    within_s = house.config.webrtc.gone_after_s + house.config.call.resume_s
     return web.Response(
         status=201,
         text=answer,
         content_type="application/sdp",
-        headers={"Location": f"{CALLS}/{session.id}", RESUME: session.resume_token},
+        headers={
+            "Location": f"{CALLS}/{session.id}",
+            RESUME: session.resume_token,
+            RESUME_WITHIN: f"{within_s:g}",
+        },
     )
 
 
@@ -158,6 +164,10 @@ async def _answered(house: House, session: Session, offer: str) -> AsyncGenerato
                 answer = await peer.answer(offer)
         except ServerFullError as error:
             raise ServerFullError(error.message, retry_after_s=house.config.server.retry_after_s) from error
+        except TimeoutError:
+            logger.warning("%s: not answered within %g s: the machine is blocked", session.id, ANSWER_LIMIT_S)
+            message = "the server is too busy to answer"
+            raise ServerFullError(message, retry_after_s=house.config.server.retry_after_s) from None
         yield peer, answer
         on_failure.pop_all()
 

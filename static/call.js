@@ -9,14 +9,15 @@
 const CALLS_PATH = "v1/realtime/calls"; // relative, so that the page works behind a path prefix too
 const ICE_SERVERS_PATH = "v1/realtime/ice_servers";
 const RESUME_HEADER = "Parley-Resume"; // the token of a call, from a server that lets it be resumed
+const RESUME_WITHIN_HEADER = "Parley-Resume-Within"; // and how many seconds it waits after it has last heard of us
 const OPEN_LIMIT_MS = 15000;
 const HEARTBEAT_LIMIT_MS = 3000; // parley.levels comes five times a second
-const RESUME_PAUSES_MS = [0, 0, 2000, 4000, 8000, 8000]; // before each try
-const RESUME_WAIT_MS = 25000; // no try begins later: the server waits for 28 s (webrtc.gone_after_s, call.resume_s), 3 before we notice
+const RESUME_PAUSES_MS = [0, 0, 2000, 4000, 8000]; // before each try; the last one again and again
 
 // Of each try: until the answer, and from then until the channel is open. On a path of 500 ms that takes 2 s (TCP, TLS and
 // the answer are 3 to 4 round trips) and 2.5 s (ICE is one, DTLS two: RFC 6347, 4.2.4; SCTP two: RFC 9260, 5.1). The rest
-// is for what is lost on the way: TCP tries again after 1, 3 and 7 s. Where nothing answers, three tries fit into the wait.
+// is for what is lost on the way: TCP tries again after 1, 3 and 7 s. Where nothing answers, three tries fit into the
+// 28 s that a server waits by default.
 const RESUME_LIMIT_MS = 8000;
 const BEAT_LIMIT_MS = 4000; // and then of its first heartbeat
 const BEATING_MS = 1000; // a connection with a heartbeat so recent works
@@ -51,6 +52,7 @@ export class Call {
   #sender = null; // of the microphone, or of silence
   #path = null;
   #token = null; // to resume the call with; null: the server knows of no such thing
+  #tokenHoldsMs = 0;
   #iceServers = { list: [], untilMs: -Infinity }; // STUN and TURN servers, and how long their passwords hold
   #opened = false;
   #failOpening = () => {}; // ends the wait for a channel that will not open
@@ -263,6 +265,7 @@ export class Call {
     if (response.status !== 201) throw await refusal(response);
     this.#path = `${CALLS_PATH}/${response.headers.get("Location").split("/").pop()}`;
     this.#token = response.headers.get(RESUME_HEADER);
+    this.#tokenHoldsMs = Number(response.headers.get(RESUME_WITHIN_HEADER)) * 1000;
     if (this.#closed) this.#leave();
     return response.text();
   }
@@ -298,9 +301,10 @@ export class Call {
     }
     this.#troubled = true;
     this.#listeners.troubled(true);
-    const untilMs = performance.now() + RESUME_WAIT_MS;
-    for (const [n, pauseMs] of RESUME_PAUSES_MS.entries()) {
-      if (performance.now() + pauseMs > untilMs) break;
+    const untilMs = performance.now() + this.#tokenHoldsMs - HEARTBEAT_LIMIT_MS; // it was lost before we noticed
+    for (let n = 0; ; n += 1) {
+      const pauseMs = RESUME_PAUSES_MS[n] ?? RESUME_PAUSES_MS.at(-1);
+      if (n > 0 && performance.now() + pauseMs > untilMs) break;
       await this.#pause(pauseMs);
       if (this.#closed) return;
       try {

@@ -455,7 +455,8 @@ function drawProblem() {
   page["problem-countdown"].hidden = !waiting();
   page["problem-actions"].hidden = waiting();
   setText(page["problem-retry"], retry ?? "");
-  page["problem-retry"].hidden = !retry;
+  // Where the big button does the same, one is enough.
+  page["problem-retry"].hidden = !retry || (state.phase === "ended" && state.problem.microphone);
   page["problem-text-only"].hidden = !textOnly;
   page["key-form"].hidden = !key;
 }

@@ -1,14 +1,14 @@
 """The page brings a call back whose network was taken away: Chromium and our own server, scripted engines behind it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestServer
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from media_server.conversation import SpokenMessage
 from media_server.engines.scripted import ScriptedLlm
@@ -29,6 +29,9 @@ pytestmark = [
 LIMIT_MS = 30_000
 LONG = "One, two, three. " + "And so it goes on and on and on, for a very long time. " * 10
 REPLIES = [["The first answer."], ["The second answer."]]
+
+BRIEFLY = {"webrtc.gone_after_s": 2, "call.resume_s": 2}
+"""A call is kept for 4 s; the page notices within 3."""
 
 DEAF_SECOND_CHANNEL = """() => {
     const create = RTCPeerConnection.prototype.createDataChannel;
@@ -91,10 +94,10 @@ class Scene:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def scene(browser: Browser) -> AsyncIterator[Scene]:
+async def scene(browser: Browser, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     engines = ScriptedEngines()
     engines.llm = ScriptedLlm(REPLIES)
-    async with serving(engines) as (house, url):
+    async with serving(engines, getattr(request, "param", {})) as (house, url):
         page = await browser.new_page()
         page.set_default_timeout(LIMIT_MS)
         mistakes: list[str] = []
@@ -106,8 +109,8 @@ async def scene(browser: Browser) -> AsyncIterator[Scene]:
 
 
 @asynccontextmanager
-async def serving(engines: ScriptedEngines) -> AsyncIterator[tuple[House, str]]:
-    house = build_house(make_config(), engines)
+async def serving(engines: ScriptedEngines, flags: Mapping[str, str | int]) -> AsyncIterator[tuple[House, str]]:
+    house = build_house(make_config(flags), engines)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(house.manager.run()), tasks.create_task(house.pacing.run())]
         async with TestServer(build_app(house), host="127.0.0.1") as server:
@@ -258,18 +261,27 @@ async def test_a_call_that_the_server_has_ended_is_not_brought_back(scene: Scene
     assert scene.house.manager.calls == 0
 
 
-async def test_a_call_that_cannot_be_brought_back_says_so_and_offers_another(scene: Scene) -> None:
+@pytest.mark.parametrize("scene", [BRIEFLY], indirect=True)
+async def test_a_call_that_cannot_be_brought_back_while_the_server_waits_says_so_and_offers_another(
+    scene: Scene,
+) -> None:
+    tries: list[str] = []
+
+    async def refuse(route: Route) -> None:
+        tries.append(route.request.url.rpartition("/")[2])
+        await route.abort()
+
     await scene.call()
     await scene.say("first", "The first answer.")
-    await scene.page.evaluate("void (window.setTimeout = (then) => queueMicrotask(then))")
-    await scene.page.route("**/v1/realtime/calls**", lambda route: route.abort())
-    await scene.page.route("**/v1/realtime/calls/**", lambda route: route.abort())
+    await scene.page.route("**/v1/realtime/calls**", refuse)
+    await scene.page.route("**/v1/realtime/calls/**", refuse)
 
     pull_the_plug(scene.peer)
 
     await expect(scene.page.locator("#problem")).to_have_attribute("data-code", "lost", timeout=LIMIT_MS)
-    await expect(scene.page.get_by_role("button", name="Call again").first).to_be_visible()
+    await expect(scene.page.get_by_role("button", name="Call again")).to_have_count(1)
     await expect(scene.roles()).not_to_have_count(0)
+    assert tries == ["resume", "resume", "hangup", "calls"]  # another connection at once, but none 2 s later
 
 
 async def test_a_call_on_its_way_back_can_be_muted_and_shows_its_length(scene: Scene) -> None:

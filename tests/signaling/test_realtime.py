@@ -14,7 +14,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from media_server.errors import BadRequestError, ServerFullError
 from signaling import realtime
-from signaling.middleware import RESUME, read_body
+from signaling.middleware import RESUME, RESUME_WITHIN, read_body
 from tests.signaling.scripted_house import FakePeer, ScriptedEngines, front_door
 from tests.transport.webrtc.test_offer import CHROMIUM
 
@@ -211,6 +211,14 @@ async def test_an_offer_of_a_caller_who_has_given_up_changes_nothing(path: str) 
         assert house.manager.calls == 1
 
 
+async def test_a_caller_is_told_how_long_a_call_that_is_no_longer_heard_waits_for_it() -> None:
+    async with front_door(peer=FakePeer, flags={"webrtc.gone_after_s": 6, "call.resume_s": "1.5"}) as (client, _):
+        created = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert created.headers[RESUME_WITHIN] == "7.5"
+        assert RESUME_WITHIN in created.headers["Access-Control-Expose-Headers"]
+
+
 @pytest.mark.parametrize("headers", [{}, {RESUME: "guessed"}, {RESUME: "\xe9"}])
 async def test_nobody_resumes_a_call_without_its_token(headers: dict[str, str]) -> None:
     async with front_door(peer=FakePeer) as (client, _):
@@ -382,6 +390,22 @@ async def test_an_offer_that_cannot_be_answered_gives_its_place_back() -> None:
         assert response.status == 400
         assert house.manager.calls == 0
         assert peer.closed.is_set()
+
+
+async def test_a_machine_that_is_too_busy_to_answer_asks_to_come_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BlockedPeer(FakePeer):
+        async def answer(self, offer_sdp: str) -> str:
+            await self.closed.wait()
+            return await super().answer(offer_sdp)
+
+    monkeypatch.setattr(realtime, "ANSWER_LIMIT_S", 0.01)
+    async with front_door(peer=BlockedPeer) as (client, house):
+        response = await client.post(realtime.CALLS, data=CHROMIUM, headers=SDP)
+
+        assert response.status == 503
+        assert response.headers["Retry-After"] == str(house.config.server.retry_after_s)
+        assert (await error_of(response))["message"] == "the server is too busy to answer"
+        assert house.manager.calls == 0
 
 
 async def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
