@@ -6,6 +6,8 @@ A small file in memory that all have mapped, with a line for each.
 import contextlib
 import fcntl
 import mmap
+import os
+import weakref
 from array import array
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -27,11 +29,11 @@ class Board:
     def __init__(self, path: Path, n: int) -> None:
         """Open the board of `n` processes; it is made if it is not there."""
         counted, lines = array("d", [0.0]).itemsize * _COUNTERS * n, array("I", [0]).itemsize * (_GIVEN + n) * n
-        with path.open("a+b") as file:
-            file.truncate(counted + lines)
-            shared = memoryview(mmap.mmap(file.fileno(), counted + lines))
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # stays open: a lock that is there cannot fail
+        weakref.finalize(self, os.close, self._file)
+        os.truncate(self._file, counted + lines)
+        shared = memoryview(mmap.mmap(self._file, counted + lines))
         self.n = n
-        self._path = path
         self._width = _GIVEN + n
         self._counted = shared[:counted].cast("d")
         self._lines = shared[counted:].cast("I")
@@ -120,6 +122,8 @@ class Board:
     @contextlib.contextmanager
     def _locked(self) -> Generator[None, None, None]:
         """Hold the board's lock. It is held for some microseconds, and who dies gives it back."""
-        with self._path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
             yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -189,7 +189,11 @@ class Supervisor:
         place = f"{index},{self._n},{port},{folder}"
         with contextlib.suppress(FileNotFoundError):
             socket_of(folder, index).unlink()
-        process = await start_tethered("signaling", *self._arguments, "--place", place)
+        try:
+            process = await start_tethered("signaling", *self._arguments, "--place", place)
+        except OSError as error:  # no process, file or memory is to be had now
+            logger.error("media process %d cannot be started: %s", index, error)
+            return 1
         try:
             return await process.wait()
         finally:

@@ -9,8 +9,8 @@ from media_server.errors import ConfigError, EngineMissingError
 
 
 class EchoModel:
-    """What it is told by `options["load"]`: "" loads, `config` and `missing` say so, `die` ends the process,
-    as long as the file `options["while"]` is there."""
+    """What it is told by `options["load"]`: "" loads, `config` and `missing` say so, `hang` never ends,
+    `die` ends the process, as long as the file `options["while"]` is there."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         match options.get("load"):
@@ -18,6 +18,8 @@ class EchoModel:
                 raise ConfigError("echo: expected a wall, found none")
             case "missing":
                 raise EngineMissingError("echo: install a wall")
+            case "hang":
+                time.sleep(60)
             case "die" if os.path.exists(options.get("while", "/")):
                 os._exit(3)
         self.about = {"walls": 4}

@@ -43,6 +43,16 @@ def test_who_takes_a_place_waits_while_another_counts(tmp_path: Path) -> None:
         assert not waiting.result()
 
 
+def test_a_board_whose_file_is_gone_goes_on_for_those_who_have_it(tmp_path: Path) -> None:
+    one, other = Board(tmp_path / "board", 2), Board(tmp_path / "board", 2)
+    one.write(0, calls=0, ready=True)
+
+    (tmp_path / "board").unlink()
+
+    assert other.give(1) == 0
+    assert one.given(0) == 1
+
+
 def test_what_a_process_had_given_when_it_died_is_no_longer_counted(tmp_path: Path) -> None:
     board = Board(tmp_path / "board", 2)
     board.write(0, calls=0, ready=True)

@@ -1,10 +1,12 @@
 """Two media processes behind one port."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import aiohttp
@@ -13,9 +15,11 @@ import pytest
 
 from media_server.caller.client import CallClient
 from media_server.caller.demo import running_server
+from media_server.caller.tether import start_tethered
 from media_server.errors import AddressError, PeerGoneError, ServerFullError
-from signaling.shared_folder import remove_abandoned
-from signaling.supervisor import hold_port, usable_cores
+from signaling.board import Board
+from signaling.shared_folder import BOARD, remove_abandoned
+from signaling.supervisor import Supervisor, hold_port, usable_cores
 from tests.servers import media_processes, server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
@@ -204,6 +208,53 @@ async def test_a_server_whose_processes_cannot_begin_ends_and_says_why() -> None
     with pytest.raises(PeerGoneError, match=r"(?s)ended at once with status 1.*127\.0\.0\.1:9"):
         async with server(nowhere):
             pass
+
+
+async def test_a_process_that_cannot_be_started_again_just_now_costs_no_other(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second start fails, as for want of memory; what is started here only writes that it is ready, and waits."""
+    started: list[asyncio.subprocess.Process] = []
+    tries = 0
+
+    async def start(*arguments: str) -> asyncio.subprocess.Process:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        index, n, _, folder = arguments[-1].split(",", 3)
+        Board(Path(folder) / BOARD, int(n)).write(int(index), calls=0, ready=True)
+        started.append(await start_tethered("asyncio"))
+        return started[-1]
+
+    async def started_(n: int) -> None:
+        async with asyncio.timeout(20):
+            while len(started) < n:  # noqa: ASYNC110 - a process tells nobody
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setenv("TMPDIR", str(short_folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr("signaling.supervisor.start_tethered", start)
+    supervisor = Supervisor([], 1, "127.0.0.1", 0, lambda _: NoWorkers(), lambda _: None)
+    running = asyncio.create_task(supervisor.run())
+    await started_(1)
+    started[0].kill()
+    await started_(2)
+    supervisor._stop(0)
+
+    assert await running == 0
+    assert "media process 0 cannot be started: [Errno 11] Resource temporarily unavailable" in caplog.text
+
+
+class NoWorkers:
+    """No models are shared."""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        await asyncio.get_running_loop().create_future()
+
+    async def load(self) -> None:
+        """Be ready."""
 
 
 async def test_a_port_that_is_taken_is_told_at_once() -> None:

@@ -129,7 +129,8 @@ class WorkerPool:
     async def load(self) -> None:
         """Wait until every worker is up and warm. `run` must be running, or about to.
 
-        For workers that we joined there is no limit, and all of this is told to who shares them.
+        For workers that we joined there is no limit, and all of this is told to who shares them: we do not wait for
+        one that is down where there is another.
 
         Raises:
             ConfigError, EngineMissingError: what a worker said when it could not load.
@@ -140,9 +141,11 @@ class WorkerPool:
         try:
             async with asyncio.timeout(None if joined else self._limits.load_s):
                 while not all(worker.up for worker in self._workers):
-                    for worker in self._workers:
-                        if worker.down is not None and not worker.up and not joined:
-                            raise worker.down
+                    down = [worker.down for worker in self._workers if worker.down is not None and not worker.up]
+                    if down and not joined:
+                        raise down[0]
+                    if down and self._settled:
+                        return
                     await self._wait()
         except TimeoutError:
             raise EngineError(f"{self.name}: the workers were not ready within {self._limits.load_s:g} s") from None
@@ -195,6 +198,11 @@ class WorkerPool:
         """Return how many streams a worker has; of those opened this moment it knows only when it has read of them."""
         ours = len(link.streams)
         return ours if self._counts is None else max(ours, self._counts.read(index))
+
+    @property
+    def _settled(self) -> bool:
+        """Return whether there is a worker, and none that may be up soon."""
+        return self.state == "degraded" and all(worker.up or worker.down is not None for worker in self._workers)
 
     async def _wait(self) -> None:
         if self._closing:

@@ -4,7 +4,7 @@
                     down, and started again once a minute. A finished stream, or a minute of life, ends the row
     cannot start    the machine has no room for another process: that is a death
     hangs           no answer for `stall_s`: it is killed, and that is a death
-    cannot load     it says why; no second try
+    cannot load     it says why; no second try; silent about it for `load_s`, it hangs
 
 It may be shared with other processes: then it takes connections on a Unix socket. We hold that socket, so that who
 connects while there is no worker waits for the next one; as long as it is down, we answer in its place and say why.
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 RESTARTS_MAX = 5
 STEADY_S = 60.0
-"""A worker that lived this long did not die in a row with the one before."""
+"""A worker that was ready and lived this long did not die in a row with the one before."""
 
 TICK_S = 1.0
 ENDING_TICK_S = 0.02
@@ -209,13 +209,15 @@ class WorkerProcess:
             self._start_at_s = math.inf
             self._answer_for_it(True)
             return
-        in_a_row = not link.served and now_s - self._started_at_s < STEADY_S
+        steady = link.ready and now_s - self._started_at_s >= STEADY_S
+        in_a_row = not (link.served or steady)
         self._count_death(now_s, f"status {code}", in_a_row=in_a_row)
 
     def _count_death(self, now_s: float, why: str, *, in_a_row: bool) -> None:
         self._deaths = self._deaths + 1 if in_a_row else 1
-        pause_s = self._limits.backoff_s * 2 ** (self._deaths - 1)
-        if self._deaths > RESTARTS_MAX:
+        if self._deaths <= RESTARTS_MAX:
+            pause_s = self._limits.backoff_s * 2 ** (self._deaths - 1)
+        else:
             self.down = EngineDownError(f"{self._name}: a worker died {self._deaths} times in a row, last with {why}")
             pause_s = self._limits.retry_s
             self._answer_for_it(True)

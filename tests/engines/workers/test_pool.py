@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import uvloop
 
+from media_server.engines.workers import process
 from media_server.engines.workers.frames import HEADER, WINDOW_BYTES, Frame, Kind, pack, take_frames
 from media_server.engines.workers.link import WorkerStream
 from media_server.engines.workers.pool import WorkerPool
-from media_server.engines.workers.process import RESTARTS_MAX, Limits
+from media_server.engines.workers.process import RESTARTS_MAX, Limits, WorkerProcess
 from media_server.errors import ConfigError, EngineDownError, EngineError, EngineMissingError
 
 pytestmark = pytest.mark.models  # it starts processes, as those that load models do
@@ -178,6 +179,30 @@ async def test_a_pool_that_is_down_is_tried_again_and_serves(tmp_path: Path) -> 
 
         assert (await echo(pool))["heard_bytes"] == 5
         assert pool.why_down is None
+        await pool.close()
+
+
+async def test_a_worker_that_stays_down_for_days_is_tried_again_as_on_the_first() -> None:
+    worker = WorkerProcess("echo", {}, Limits(retry_s=60), asyncio.Event())
+
+    for _ in range(2_000):
+        worker._count_death(asyncio.get_running_loop().time(), "status 3", in_a_row=True)
+
+    assert worker.until_next_s() == pytest.approx(60, abs=1)
+    assert "died 2000 times in a row" in str(worker.down)
+
+
+async def test_a_worker_that_is_killed_because_it_does_not_load_has_died_in_a_row_however_long_that_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "STEADY_S", 0.0)
+    pool = echo_pool({"load": "hang"}, limits=Limits(load_s=0.1, backoff_s=0.001))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pool.run())
+        async with asyncio.timeout(20):
+            while pool.state != "down":  # noqa: ASYNC110 - nobody but `open` and `load` is told
+                await asyncio.sleep(0)
+
         await pool.close()
 
 

@@ -220,6 +220,23 @@ async def test_a_pool_that_joined_workers_that_cannot_load_waits_and_says_why(tm
         await has.close()
 
 
+async def test_who_joins_while_one_of_the_workers_is_down_does_not_wait_for_it(tmp_path: Path) -> None:
+    die = tmp_path / "die"
+    options = {"load": "die", "while": str(die)}
+    async with shared(tmp_path, options, count=2) as (has, one, _):
+        die.touch()
+        os.kill(has.process_ids[0], signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while not any(worker.down for worker in one._workers):  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0)
+        late = echo_pool(options, count=2)
+        late.join(tmp_path)
+
+        async with asyncio.timeout(20), running(late):
+            assert late.state == "degraded"
+            assert (await echo(late))["heard_bytes"] == 5
+
+
 async def test_whoever_sends_what_is_no_frame_is_left_and_nobody_else(tmp_path: Path) -> None:
     async with shared(tmp_path) as (has, one, _), one.open({}) as stream:
         await stream.send(b"begun")
