@@ -11,9 +11,11 @@ Exit status: 0 done, 1 it failed, 2 wrong use or a wrong configuration.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ from signaling.app import serve
 from signaling.house import VERSION
 from signaling.neighbours import Neighbours
 from signaling.supervisor import PROCESSES_MAX, Supervisor, usable_cores
+
+DESCRIPTORS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +118,7 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(level=config.log.level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for library in ("aioice", "aiortc"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    _let_us_open_files()
     opus.library()  # calls need it: if there is none, the operator is told now, and not the first caller
     n = media_processes(config, usable_cores())
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -131,6 +136,15 @@ def _serve(args: argparse.Namespace) -> int:
                     _say(line)
             runner.run(serve(config, engines, lambda _: None, neighbours))
     return 0
+
+
+def _let_us_open_files() -> None:
+    """Take as many descriptors as we may have: a call has one for each address, and most systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # the system has another limit: ours stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def media_processes(config: Config, cores: int) -> int:

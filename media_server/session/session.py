@@ -224,8 +224,13 @@ class Session:
                 self._start(self._wait_to_greet(), f"greet {self.id}")
                 for channel in self._waiting_channels:
                     self._start(self._take_commands(channel), f"commands {self.id}")
-                reason = await self._converse()
-                self._over = True
+                try:
+                    reason = await self._converse()
+                except Exception:
+                    self._fail()
+                    raise
+                finally:
+                    self._over = True
                 self._inbox.close()
                 self.replies.cut("client_cancelled")
                 for child in tuple(self._children):
@@ -234,8 +239,6 @@ class Session:
             self._over = True
             self._inbox.close()
             self.playout.cut()
-            if not reason:
-                self.publish(ErrorHappened("server_error", ParleyError.code, "something went wrong; the call ends"))
             async with AsyncExitStack() as closing:
                 for channel in self._channels:
                     closing.push_async_callback(channel.close)
@@ -258,7 +261,13 @@ class Session:
     def _child_ended(self, task: asyncio.Task[None]) -> None:
         self._children.discard(task)
         if not task.cancelled() and task.exception() is not None:
+            self._fail()
+
+    def _fail(self) -> None:
+        """Tell that a mistake of ours ends the call, while there is a channel: it ends with the call's tasks."""
+        if not self._over:
             self._over = True
+            self.publish(ErrorHappened("server_error", ParleyError.code, "something went wrong; the call ends"))
 
     async def _take_commands(self, channel: Channel) -> None:
         self._inbox.post(ChannelOpened(channel))

@@ -10,11 +10,11 @@ from aiohttp.test_utils import TestServer
 
 from media_server.audio.chunk import SPEAKING_HZ, silence
 from media_server.caller.client import CallClient, is_type
-from media_server.errors import ClientError, PeerGoneError
+from media_server.errors import ClientError, NotFoundError, PeerGoneError
 from media_server.session.manager import SessionManager
 from media_server.transport.webrtc.aiortc_private import close_sockets
 from signaling.app import build_app, build_house
-from tests.signaling.scripted_house import ScriptedEngines, make_config
+from tests.signaling.scripted_house import FakePeer, ScriptedEngines, make_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -51,6 +51,33 @@ async def until(true: Callable[[], bool]) -> None:
 def pull_the_plug(client: CallClient) -> None:
     """Take the caller's network away: nothing goes out or comes in any more, not even a goodbye."""
     close_sockets(client._peer)
+
+
+@pytest.mark.parametrize("where", ["a task", "the reader"])
+async def test_a_caller_is_told_that_a_mistake_of_ours_ends_the_call(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def make_a_mistake() -> None:
+        raise ZeroDivisionError("in /secret/path")
+
+    def measure_nothing() -> None:
+        raise ZeroDivisionError("in /secret/path")
+
+    async with serving() as (url, manager), CallClient(url) as client:
+        call = manager.find(client.call_id)
+        assert call is not None
+        if where == "a task":
+            call._start(make_a_mistake(), "mistake")
+        else:
+            call._measure_levels = measure_nothing  # type: ignore[method-assign]
+        error = await client.wait_for(is_type("error"), LIMIT_S)
+        await until(lambda: manager.calls == 0)
+        with pytest.raises(NotFoundError):
+            call.attach_media(FakePeer())
+
+    assert error.event["error"]["code"] == "internal_error"
+    assert error.event["error"]["message"] == "something went wrong; the call ends"
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["the-server-has-noticed", "the-server-has-not-noticed"])

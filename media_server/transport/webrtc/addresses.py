@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 ANY_PORT = range(1)
 """Port 0: the system chooses."""
 
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""No socket is to be had now, wherever it would be bound."""
+
 _RECEIVE_BUFFER_BYTES = 262_144  # as aioice has it (aioice/turn.py, UDP_SOCKET_BUFFER_SIZE)
 _RETRY_AFTER_S = 5  # calls are short: a port is free soon. Callers are told `server.retry_after_s` instead
 
@@ -28,12 +31,19 @@ async def open_socket(address: str, ports: range = ANY_PORT) -> socket.socket:
     """Return a UDP socket bound to an address of ours, on a free port of `ports`.
 
     Raises:
-        ServerFullError: there is no free one.
+        ServerFullError: there is no free one, or no socket.
         OSError: the address is not ours, or the port not for us.
     """
     infos = await asyncio.get_running_loop().getaddrinfo(address, 0, type=socket.SOCK_DGRAM)
     family, kind, _, _, (host, _, *scope) = infos[0]
-    bound = socket.socket(family, kind)
+    try:
+        bound = socket.socket(family, kind)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        logger.warning("no socket is to be had for media: %s", error.strerror)
+        message = f"no socket is to be had for media: {error.strerror}"
+        raise ServerFullError(message, retry_after_s=_RETRY_AFTER_S) from error
     try:
         bound.setblocking(False)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)

@@ -148,7 +148,7 @@ class WebRtcPeer:
 
         Raises:
             BadRequestError: aiortc refuses the offer, or it has no codec that we speak. The connection is closed.
-            ServerFullError: no UDP port is free.
+            ServerFullError: no UDP port is free, or no socket.
             ConfigError: the configured address cannot be bound.
         """
         try:

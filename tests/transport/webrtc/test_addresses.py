@@ -1,5 +1,6 @@
 """Sockets are bound where they are wanted, and callers are told what they can reach."""
 
+import resource
 import socket
 
 import pytest
@@ -42,6 +43,16 @@ async def test_without_a_range_the_system_chooses() -> None:
 async def test_an_address_of_another_machine_cannot_be_bound() -> None:
     with pytest.raises(OSError, match="assign requested address"):
         await open_socket("192.0.2.7")
+
+
+async def test_without_a_descriptor_there_is_no_room_for_a_call() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(ServerFullError, match="no socket is to be had for media: Too many open files"):
+            await open_socket("127.0.0.1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_announced_addresses_stand_for_bound_ones_of_their_family() -> None:
