@@ -327,7 +327,9 @@ class JitterBuffer:
         self._next_seq += 1
         self._next_ts = timestamp + n_ticks
         self._guessed_ticks = 0
-        self._filled_until_s = max(self._filled_until_s, now_s)
+        # A packet that is longer than 20 ms is followed by the next one so much later.
+        longer_s = max(0, n_ticks - self._frame_ticks) / self._ticks_per_ms / 1000
+        self._filled_until_s = max(self._filled_until_s, now_s + longer_s)
         steps.append(Played(payload, n_ticks, arrived_s, self._ahead_ticks >= n_ticks))
         return steps
 

@@ -2,7 +2,7 @@
 
 A window is 512 samples behind the last 64 of the window before it. Windows that come within 8 ms go through the network
 together: alone a window takes 53 us, one of six takes 20. Where there are few calls, nothing is gained and no window
-waits.
+waits; nor does that of a call that has more sound waiting.
 """
 
 import asyncio
@@ -28,6 +28,11 @@ FULL_SCALE = 32_768.0
 GATHER_S = 0.008
 """How long a window waits for others. Each run reads the 2 MB of the network from memory, however many windows it has;
 at 100 calls two dozen share that."""
+
+BEHIND_S = 0.01
+"""Who has the next window so soon after the last one has more of them waiting: sound as it is spoken has one in 32 ms.
+Where the path of a few calls had held them up, they wait for nobody, lest what comes overtakes them. Where all are
+behind, it was we who stood still."""
 
 FEW_CALLS = 4
 
@@ -83,6 +88,7 @@ class _SileroStream:
         self._batcher = batcher
         self.context = silence(CONTEXT_SAMPLES)
         self.memory = batcher.fresh_memory()
+        self.asked_s = 0.0
 
     def probability(self, window: Pcm) -> asyncio.Future[float]:
         """Return how likely the window holds speech, 0 to 1. `window`: int16, shape (512,), 16 kHz. One at a time.
@@ -104,6 +110,7 @@ class _Batcher:
         self._waiting: list[tuple[_SileroStream, asyncio.Future[float]]] = []
         self._counted_from_s = 0.0
         self._counted: set[_SileroStream] = set()
+        self._behind: set[_SileroStream] = set()
         self._few = True
 
     def fresh_memory(self) -> tuple[NDArray[np.float32], ...]:
@@ -118,22 +125,27 @@ class _Batcher:
         row[CONTEXT_SAMPLES:] = window
         stream.context = window[-CONTEXT_SAMPLES:].copy()
         self._waiting.append((stream, answer))
-        self._count(stream)
-        if self._few or len(self._waiting) == MOST_AT_ONCE:
+        if self._count(stream) or len(self._waiting) == MOST_AT_ONCE:
             self._flush()
         elif len(self._waiting) == 1:
             self._loop.call_later(GATHER_S, self._flush)
         return answer
 
-    def _count(self, stream: _SileroStream) -> None:
-        """Find out how many calls there are: each live one has a window every 32 ms."""
+    def _count(self, stream: _SileroStream) -> bool:
+        """Find out how many calls there are, of which each has a window every 32 ms; return whether this waits not."""
         now_s = self._loop.time()
         if now_s - self._counted_from_s > WINDOW_SAMPLES / HEARING_HZ:
             self._few = len(self._counted) < FEW_CALLS
             self._counted_from_s = now_s
             self._counted.clear()
+            self._behind.clear()
         self._counted.add(stream)
         self._few = self._few and len(self._counted) < FEW_CALLS
+        behind = now_s - stream.asked_s < BEHIND_S
+        stream.asked_s = now_s
+        if behind:
+            self._behind.add(stream)
+        return self._few or (behind and len(self._behind) < FEW_CALLS)
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []

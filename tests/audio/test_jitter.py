@@ -326,6 +326,25 @@ def test_of_packets_that_are_released_at_once_no_more_are_left_out_than_the_stre
     ]
 
 
+@pytest.mark.parametrize("frames", [2, 3, 4, 6])
+def test_of_long_packets_each_is_waited_for_as_long_as_it_may_take(frames: int) -> None:
+    jitter = JitterBuffer(clock_hz=48_000, wait_limit_ms=200, ticks_of=lambda _: frames * FRAME)
+    heard: list[Step] = []
+    for beat in range(600):
+        now_s = beat * 0.02
+        if beat % frames == 0:
+            n = beat // frames
+            heard += jitter.put(RtpSound(1, n, n * frames * FRAME, b"x"), now_s)
+        heard += jitter.advance(now_s + 0.003)
+    silent_from = len(heard)
+    for beat in range(600, 620):
+        heard += jitter.advance(beat * 0.02 + 0.003)
+
+    assert all(isinstance(step, Played) for step in heard[:silent_from])
+    assert not any(isinstance(step, Played) for step in heard[silent_from:])
+    assert total_ticks(heard[silent_from:]) == pytest.approx((400 - 60) * 48, abs=2 * FRAME)
+
+
 def test_a_malformed_packet_is_counted_and_its_time_concealed_without_waiting() -> None:
     jitter = buffer()
     jitter.put(packet(0), 0.0)

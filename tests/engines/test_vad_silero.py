@@ -118,6 +118,11 @@ class CountedSession:
         return self._session.run(outputs, feed)
 
 
+def as_spoken(stream: Any) -> None:
+    """Let the last window have been a while ago."""
+    stream.asked_s = 0.0
+
+
 @pytest.mark.parametrize(
     "sound",
     [
@@ -228,11 +233,32 @@ async def test_of_windows_that_come_together_64_go_through_the_network_at_once(n
     window = noise(0.032, 2_000)
 
     first = await asyncio.gather(*(stream.probability(window) for stream in streams))
+    for stream in streams:
+        as_spoken(stream)
     session.runs.clear()  # from the second on it is known that the calls are many
     second = await asyncio.gather(*(stream.probability(window) for stream in streams))
 
     assert session.runs == runs
     assert (len(set(first)), len(set(second))) == (1, 1)
+
+
+async def test_a_call_with_more_sound_waiting_does_not_wait_for_the_windows_of_others() -> None:
+    vad = SileroVad()
+    await vad.load()
+    batcher: Any = vad._batcher
+    session = CountedSession(batcher._network.session)
+    batcher._network = replace(batcher._network, session=session)
+    streams = [vad.open() for _ in range(5)]
+    window = noise(0.032, 2_000)
+    await asyncio.gather(*(stream.probability(window) for stream in streams))  # it is known that the calls are many
+    late = streams[0]
+    await late.probability(window)
+    session.runs.clear()
+
+    answers = [asyncio.ensure_future(late.probability(window)) for _ in range(60)]
+
+    assert all(answer.done() for answer in answers)
+    assert session.runs == [1] * 60
 
 
 async def test_a_call_that_ends_while_its_window_waits_takes_no_other_with_it(vad: Vad) -> None:

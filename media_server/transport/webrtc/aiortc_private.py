@@ -12,6 +12,9 @@
     candidates on addresses and ports of our choice     aioice StunProtocol, Connection._protocols, ._local_candidates,
                                                         .get_component_candidates (of a TURN server)
     a check may tell no priority                        aioice Connection.request_received
+    consent may take its time                           aioice Connection.query_consent, ._nominated,
+                                                        ._query_consent_task, .build_request, Transaction
+    a path that was not checked to its end              aioice Connection._check_list, CandidatePair
     no handshake with strangers                         aioice Connection._remote_candidates, ._early_checks
     its connecting tasks in our hands                   RTCPeerConnection.__connect
     new ICE credentials and checks on the old sockets   aioice Connection (most of it), StunProtocol.receiver,
@@ -31,6 +34,7 @@ statistics stay aiortc's.
 import asyncio
 import contextlib
 import logging
+import random
 import re
 import struct
 from collections.abc import Callable, Coroutine, Sequence
@@ -40,8 +44,8 @@ from typing import Any
 import aioice.ice
 import pylibsrtp
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import Connection, StunProtocol
-from aioice.stun import Message
+from aioice.ice import CandidatePair, Connection, StunProtocol
+from aioice.stun import Message, Transaction, TransactionError
 from aiortc import RTCPeerConnection, RTCRtpTransceiver, clock
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from aiortc.rtcdtlstransport import RTCDtlsTransport, State
@@ -92,6 +96,10 @@ _LAST_TASKS_S = 1.0
 
 _CLOCK_EVERY = 25
 """Packets between two looks at the wall clock for the sender's reports, which are sent once a second."""
+
+CONSENT_EVERY_S = 5.0
+CONSENT_S = 30.0
+"""RFC 7675 section 5.1; the pauses are drawn from 0.8 to 1.2 times the former."""
 
 _EVENTS = "telephone-event"  # RFC 4733 section 7.1.1
 
@@ -219,10 +227,24 @@ class RtpReceiver(RTCRtpReceiver):
 
 def _connected_sockets(dtls: RTCDtlsTransport) -> list[Any]:
     """Return the sockets of a connection that stands, and let them know. Who only listens has no receiver started."""
-    sockets: list[Any] = list(dtls.transport._connection._protocols)
+    connection = dtls.transport._connection
+    _reopen_checks(connection)
+    sockets: list[Any] = list(connection._protocols)
     for socket in sockets:
         socket.connected = True
     return sockets
+
+
+def _reopen_checks(connection: Connection) -> None:
+    """Let paths be checked again whose check aioice gave up when it had another: the far end may change over to one.
+
+    It leaves them "in progress" (0.13, ice.py `connect`), and `check_incoming` waits for their end.
+    """
+    for pair in connection._check_list:
+        task = pair.task
+        if pair.state == CandidatePair.State.IN_PROGRESS and task is not None and (task.done() or task.cancelling()):
+            pair.task = None
+            pair.state = CandidatePair.State.WAITING
 
 
 class _Statistics(StreamStatistics):
@@ -454,10 +476,11 @@ async def gather_on(
             bound addresses, know nothing of it.
 
     Raises:
-        ServerFullError: no port is free.
+        ServerFullError: no port is free, or no socket.
     """
     connection = transceiver.receiver.transport.transport.iceGatherer._connection
     _take_checks_without_priority(connection)
+    _be_patient_for_consent(connection)
     connection._local_candidates_start = True
     for address in addresses:
         with contextlib.suppress(OSError):
@@ -489,6 +512,48 @@ def _take_checks_without_priority(connection: Any) -> None:
         take(message, address, protocol)
 
     connection.request_received = request_received
+
+
+def _be_patient_for_consent(connection: Any) -> None:
+    """Keep consent for as long as RFC 7675 section 5.1 has it: until 30 s have passed without an answer.
+
+    aioice 0.13 (ice.py `query_consent`) forgets a request after 0.5 s, so that a path with a longer round trip loses
+    its call after 30 s, though every answer comes.
+    """
+
+    async def query_consent() -> None:
+        loop = asyncio.get_running_loop()
+        answered_s = next_s = loop.time()
+        while loop.time() - answered_s < CONSENT_S:
+            await asyncio.sleep(max(0.0, next_s - loop.time()))
+            next_s = loop.time() + CONSENT_EVERY_S * random.uniform(0.8, 1.2)
+            for pair in tuple(connection._nominated.values()):
+                with contextlib.suppress(TransactionError):
+                    await _ask_once(connection, pair, next_s - loop.time())
+                    answered_s = loop.time()
+        logger.info("consent was not renewed for %g s", CONSENT_S)
+        connection._query_consent_task = None
+        await connection.close()
+
+    connection.query_consent = query_consent
+
+
+async def _ask_once(connection: Any, pair: CandidatePair, limit_s: float) -> None:
+    """Send one request, and wait for its answer.
+
+    Raises:
+        TransactionError: there was none within the limit, or a refusal.
+    """
+    key = connection.remote_password.encode()
+    request = connection.build_request(pair, nominate=False)
+    request.add_message_integrity(key)
+    transaction: Any = Transaction(request, pair.remote_addr, pair.protocol, retransmissions=0, integrity_key=key)
+    transaction._Transaction__timeout_delay = limit_s
+    pair.protocol.transactions[request.transaction_id] = transaction
+    try:
+        await transaction.run()
+    finally:
+        del pair.protocol.transactions[request.transaction_id]
 
 
 class _Socket(StunProtocol):
@@ -673,6 +738,7 @@ def _adopt(present: Connection, fresh: Connection) -> None:
     present.remote_is_lite, present.ice_controlling = fresh.remote_is_lite, fresh.ice_controlling
     present._tie_breaker = fresh._tie_breaker
     present._remote_candidates, present._check_list = fresh._remote_candidates, fresh._check_list
+    _reopen_checks(present)
     present._nominated, present._nominating = fresh._nominated, fresh._nominating
     if present._query_consent_task is not None:
         present._query_consent_task.cancel()

@@ -1,11 +1,14 @@
 """Fails when a new aiortc or aioice has changed a private part that the transport touches."""
 
+import asyncio
 import inspect
 from typing import Any
 
 import aioice.ice
+import numpy as np
 import pytest
 from aioice.ice import StunProtocol
+from aioice.stun import Class, Message, Method, Transaction
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription, exceptions
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceTransport
@@ -34,6 +37,7 @@ from media_server.transport.webrtc.aiortc_private import (
     take_over,
 )
 from tests.transport.webrtc.far_end import FarEnd
+from tests.virtual_time import run_virtual
 
 RECEIVER_PARTS = ["started", "codecs", "rtcp_task", "remote_streams", "lsr", "lsr_time", "rtcp_ssrc", "transport"]
 CONNECTION_PARTS = [
@@ -122,6 +126,11 @@ async def test_the_private_parts_of_sender_and_receiver_are_there() -> None:
         (aioice.ice.Connection.data_received, ["self", "data", "component"]),
         (aioice.ice.Connection.protocol_lost, ["self", "protocol"]),
         (aioice.ice.Connection.query_consent, ["self"]),
+        (aioice.ice.Connection.build_request, ["self", "pair", "nominate"]),
+        (
+            Transaction.__init__,
+            ["self", "request", "addr", "protocol", "retransmissions", "integrity_key", "long_term_credential"],
+        ),
         (aioice.ice.Connection.request_received, ["self", "message", "addr", "protocol"]),
         (aioice.ice.Connection.get_component_candidates, ["self", "component", "addresses", "timeout"]),
     ],
@@ -182,6 +191,97 @@ async def test_a_restart_finds_all_that_it_takes_over_from_the_new_checks() -> N
     assert "self._early_checks.append((message, addr, protocol))" in inspect.getsource(connection.request_received)
     pair = aioice.ice.CandidatePair(protocol, aioice.Candidate.from_sdp("1 1 udp 1 127.0.0.9 5 typ host"))
     assert [name for name in ("protocol", "task") if name not in vars(pair)] == []
+
+
+class SlowPath:
+    """What a socket is to ICE, on a path whose answers take their time; None: there are none."""
+
+    def __init__(self, rtt_s: float | None, key: str) -> None:
+        self.local_candidate = HERE
+        self.transactions: dict[bytes, Transaction] = {}
+        self.sent_s: list[float] = []
+        self._rtt_s = rtt_s
+        self._key = key
+
+    def send_stun(self, request: Message, address: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        self.sent_s.append(loop.time())
+        if self._rtt_s is not None:
+            loop.call_later(self._rtt_s, self._answer, request, address)
+
+    def _answer(self, request: Message, address: tuple[str, int]) -> None:
+        answer = Message(Method.BINDING, Class.RESPONSE, transaction_id=request.transaction_id)
+        answer.add_message_integrity(self._key.encode())
+        if request.transaction_id in self.transactions:
+            self.transactions[request.transaction_id].response_received(answer, address)
+
+
+HERE, THERE = (aioice.Candidate.from_sdp(f"1 1 udp 1 127.0.0.{host} 5 typ host") for host in (8, 9))
+
+
+def connected(path: Any) -> Any:
+    """Return a connection that has found its path."""
+    connection: Any = aioice.ice.Connection(ice_controlling=False)
+    connection.remote_username, connection.remote_password = "name", "password"
+    connection._nominated = {1: aioice.ice.CandidatePair(path, THERE)}
+    aiortc_private._be_patient_for_consent(connection)
+    return connection
+
+
+@pytest.mark.parametrize("rtt_s", [0.05, 0.7, 3.0])
+def test_consent_is_kept_however_long_an_answer_takes(rtt_s: float) -> None:
+    async def main() -> tuple[list[float], bool]:
+        path = SlowPath(rtt_s, "password")
+        connection = connected(path)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connection.query_consent(), 300)
+        return path.sent_s, connection._closing
+
+    sent_s, closing = run_virtual(main())
+
+    assert not closing
+    assert len(sent_s) == pytest.approx(60, abs=5)
+    assert all(4 <= pause_s <= 6.1 for pause_s in np.diff(sent_s))
+
+
+@pytest.mark.parametrize(("rtt_s", "key"), [(None, "password"), (0.05, "another's")])
+def test_consent_ends_when_no_answer_came_for_thirty_seconds(rtt_s: float | None, key: str) -> None:
+    async def main() -> tuple[float, bool]:
+        connection = connected(SlowPath(rtt_s, key))
+        await connection.query_consent()
+        return asyncio.get_running_loop().time(), connection._closing
+
+    lasted_s, closing = run_virtual(main())
+
+    assert closing
+    assert 30 <= lasted_s <= 36.1
+
+
+async def test_a_path_whose_check_was_given_up_can_be_checked_again() -> None:
+    async def check() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    path = SlowPath(None, "password")
+    connection = connected(path)
+    given_up, under_way = (aioice.ice.CandidatePair(path, THERE) for _ in range(2))  # type: ignore[arg-type]
+    connection._check_list = [given_up, under_way]
+    for pair in connection._check_list:
+        pair.state = aioice.ice.CandidatePair.State.IN_PROGRESS
+        pair.task = asyncio.create_task(check())
+    await asyncio.sleep(0)
+    assert given_up.task is not None
+    given_up.task.cancel()
+
+    aiortc_private._reopen_checks(connection)
+
+    tasks = [pair.task for pair in connection._check_list]
+    assert given_up.state.name == "WAITING"
+    assert tasks[0] is None
+    assert under_way.state.name == "IN_PROGRESS"
+    assert under_way.task is not None
+    under_way.task.cancel()
+    assert "check.task.cancel()" in inspect.getsource(aioice.ice.Connection.connect)
+    assert "pair.state == CandidatePair.State.WAITING" in inspect.getsource(aioice.ice.Connection.check_incoming)
 
 
 def test_a_connection_still_says_that_it_closes_before_dtls_hears_of_it() -> None:
