@@ -3,7 +3,7 @@
     engines   the processes of the engines
     calls     the session manager: the calls are its children
     pacing    the timer of all outgoing packets
-    lag       how late the event loop comes to work that is due
+    lag       how late the event loop comes to work that is due; beats for the supervisor
     warm-up   loads the engines; ends when calls can be taken
 
 They are children of the one TaskGroup of `serve`. At the end new calls are refused first (HTTP still answers, 503);
@@ -150,7 +150,7 @@ async def _live(
             engines = tasks.create_task(house.engines.run(), name="engines")
             calls = tasks.create_task(house.manager.run(), name="calls")
             pacing = tasks.create_task(house.pacing.run(), name="pacing")
-            lag = tasks.create_task(watch_lag(house.metrics), name="lag")
+            lag = tasks.create_task(watch_lag(house.metrics, neighbours), name="lag")
             warming = tasks.create_task(warm_up(), name="warm-up")
             failure = await ending
             house.stopping.set()
@@ -164,13 +164,15 @@ async def _live(
     return failure
 
 
-async def watch_lag(metrics: Metrics) -> None:
-    """Measure for ever how late the loop comes to work that is due."""
+async def watch_lag(metrics: Metrics, neighbours: Neighbours | None = None) -> None:
+    """Measure for ever how late the loop comes to work that is due, and show the neighbours that it turns."""
     loop = asyncio.get_running_loop()
     while True:
         due_s = loop.time() + LAG_PERIOD_S
         await asyncio.sleep(LAG_PERIOD_S)
         metrics.observe("loop_lag_ms", max(0.0, loop.time() - due_s) * 1000)
+        if neighbours is not None:
+            neighbours.beat()
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int, *, shared: bool) -> str:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-_CALLS, _READY, _WAS_READY, _GIVEN = range(4)
+_CALLS, _READY, _WAS_READY, _BEATS, _GIVEN = range(5)
 """The places in a line; from the last on there is one for each process. Each line is written by its process alone, and
 emptied by the supervisor."""
 
@@ -108,6 +108,15 @@ class Board:
     def was_ready(self, index: int) -> bool:
         """Return whether the process has ever taken calls."""
         return bool(self._lines[index * self._width + _WAS_READY])
+
+    def beat(self, index: int) -> None:
+        """Give a sign of life of a process."""
+        place = index * self._width + _BEATS
+        self._lines[place] = (self._lines[place] + 1) % (1 << 32)
+
+    def beats(self, index: int) -> int:
+        """Return how many signs of life a process has given; it wraps at 2^32."""
+        return self._lines[index * self._width + _BEATS]
 
     @property
     def calls(self) -> int:

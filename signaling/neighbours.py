@@ -101,6 +101,10 @@ class Neighbours:
         self._ready = ready
         self.board.write(self.index, calls=self._calls, ready=self._ready)
 
+    def beat(self) -> None:
+        """Tell the supervisor that the loop turns."""
+        self.board.beat(self.index)
+
     async def close(self) -> None:
         """Give everything back."""
         self.note_ready(False)

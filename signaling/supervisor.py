@@ -7,7 +7,8 @@
       '-- workers       what all of them share, such as models
 
 A process that dies takes its calls with it, and no others. It is started again at once, and later each time if it dies
-again soon. Where the first of them cannot begin (a model is missing, the configuration is wrong), the server ends.
+again soon. One whose event loop stands still for 10 s is killed. Where the first of them cannot begin (a model is
+missing, the configuration is wrong), the server ends.
 """
 
 import asyncio
@@ -38,6 +39,11 @@ LASTED_S = 30.0
 
 STOP_LIMIT_S = 15.0
 """For calls to be hung up and engines to end; then the process is killed."""
+
+WATCH_S = 1.0
+HANG_LOOKS = 10
+"""So many looks in a row without a beat, and a process hangs; its callers have noticed after 3 s. Looks, not seconds:
+when all have slept, as a machine or a container does, each has time to beat."""
 
 PROCESSES_MAX = 255
 """A call's id has two hexadecimal digits for its process."""
@@ -171,7 +177,7 @@ class Supervisor:
         began = False
         while True:
             begun_s = loop.time()
-            status = await self._live(index, folder, port)
+            status = await self._live(index, folder, port, board)
             began = began or board.was_ready(index)
             board.clear(index)
             if not began and status in (1, 2):
@@ -184,7 +190,7 @@ class Supervisor:
             logger.error("media process %d ended with status %d; the next one comes in %g s", index, status, pause_s)
             await asyncio.sleep(pause_s)
 
-    async def _live(self, index: int, folder: Path, port: int) -> int:
+    async def _live(self, index: int, folder: Path, port: int, board: Board) -> int:
         """Run one process to its end, and return its status. Cancelled: end it."""
         place = f"{index},{self._n},{port},{folder}"
         with contextlib.suppress(FileNotFoundError):
@@ -195,10 +201,23 @@ class Supervisor:
             logger.error("media process %d cannot be started: %s", index, error)
             return 1
         try:
-            return await process.wait()
+            return await _ended(process, index, board)
         finally:
             if not await end_tethered(process, STOP_LIMIT_S):
                 logger.error("media process %d did not end within %g s and was killed", index, STOP_LIMIT_S)
+
+
+async def _ended(process: asyncio.subprocess.Process, index: int, board: Board) -> int:
+    """Return the status of a process when it has ended; kill it if it hangs. Until its first beat it is starting."""
+    beats, looks = board.beats(index), 0
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(process.wait(), WATCH_S)
+        before, beats = beats, board.beats(index)
+        looks = looks + 1 if beats and beats == before else 0
+        if looks == HANG_LOOKS:
+            logger.error("media process %d has not answered for %.0f s and is killed", index, looks * WATCH_S)
+            process.kill()
 
 
 def usable_cores(quota: Path = _CPU_QUOTA) -> int:

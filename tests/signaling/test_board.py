@@ -43,6 +43,18 @@ def test_who_takes_a_place_waits_while_another_counts(tmp_path: Path) -> None:
         assert not waiting.result()
 
 
+def test_the_beats_of_a_process_begin_anew_with_the_next(tmp_path: Path) -> None:
+    one, other = Board(tmp_path / "board", 2), Board(tmp_path / "board", 2)
+
+    one.beat(1)
+    one.beat(1)
+    before = [other.beats(0), other.beats(1)]
+    other.clear(1)
+
+    assert before == [0, 2]
+    assert one.beats(1) == 0
+
+
 def test_a_board_whose_file_is_gone_goes_on_for_those_who_have_it(tmp_path: Path) -> None:
     one, other = Board(tmp_path / "board", 2), Board(tmp_path / "board", 2)
     one.write(0, calls=0, ready=True)

@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -210,42 +212,6 @@ async def test_a_server_whose_processes_cannot_begin_ends_and_says_why() -> None
             pass
 
 
-async def test_a_process_that_cannot_be_started_again_just_now_costs_no_other(
-    short_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The second start fails, as for want of memory; what is started here only writes that it is ready, and waits."""
-    started: list[asyncio.subprocess.Process] = []
-    tries = 0
-
-    async def start(*arguments: str) -> asyncio.subprocess.Process:
-        nonlocal tries
-        tries += 1
-        if tries == 2:
-            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        index, n, _, folder = arguments[-1].split(",", 3)
-        Board(Path(folder) / BOARD, int(n)).write(int(index), calls=0, ready=True)
-        started.append(await start_tethered("asyncio"))
-        return started[-1]
-
-    async def started_(n: int) -> None:
-        async with asyncio.timeout(20):
-            while len(started) < n:  # noqa: ASYNC110 - a process tells nobody
-                await asyncio.sleep(0.01)
-
-    monkeypatch.setenv("TMPDIR", str(short_folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr("signaling.supervisor.start_tethered", start)
-    supervisor = Supervisor([], 1, "127.0.0.1", 0, lambda _: NoWorkers(), lambda _: None)
-    running = asyncio.create_task(supervisor.run())
-    await started_(1)
-    started[0].kill()
-    await started_(2)
-    supervisor._stop(0)
-
-    assert await running == 0
-    assert "media process 0 cannot be started: [Errno 11] Resource temporarily unavailable" in caplog.text
-
-
 class NoWorkers:
     """No models are shared."""
 
@@ -255,6 +221,72 @@ class NoWorkers:
 
     async def load(self) -> None:
         """Be ready."""
+
+
+class Starts:
+    """Stands for `start_tethered`: what it starts is ready, beats once, and waits. Some starts fail."""
+
+    def __init__(self, failing: int | None = None) -> None:
+        self.processes: list[asyncio.subprocess.Process] = []
+        self._failing = failing
+        self._tries = 0
+
+    async def __call__(self, *arguments: str) -> asyncio.subprocess.Process:
+        self._tries += 1
+        if self._tries == self._failing:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        index, n, _, folder = arguments[-1].split(",", 3)
+        board = Board(Path(folder) / BOARD, int(n))
+        board.write(int(index), calls=0, ready=True)
+        board.beat(int(index))
+        self.processes.append(await start_tethered("timeit", "-n1", "-r1", "import time; time.sleep(60)"))
+        return self.processes[-1]
+
+    async def reached(self, n: int) -> None:
+        """Wait until so many have been started."""
+        async with asyncio.timeout(20):
+            while len(self.processes) < n:  # noqa: ASYNC110 - a process tells nobody
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def supervising(starts: Starts, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Have one media process kept; it is ended by the end of the block."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr("signaling.supervisor.start_tethered", starts)
+    supervisor = Supervisor([], 1, "127.0.0.1", 0, lambda _: NoWorkers(), lambda _: None)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        yield
+    finally:
+        supervisor._stop(0)
+        assert await running == 0
+
+
+async def test_a_process_that_cannot_be_started_again_just_now_costs_no_other(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = Starts(failing=2)
+
+    async with supervising(starts, short_folder, monkeypatch):
+        await starts.reached(1)
+        starts.processes[0].kill()
+        await starts.reached(2)
+
+    assert "media process 0 cannot be started: [Errno 11] Resource temporarily unavailable" in caplog.text
+
+
+async def test_a_process_that_hangs_is_killed_and_replaced(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("signaling.supervisor.WATCH_S", 0.01)
+    starts = Starts()
+
+    async with supervising(starts, short_folder, monkeypatch):
+        await starts.reached(2)
+
+    assert starts.processes[0].returncode == -signal.SIGKILL
+    assert "media process 0 has not answered for 0 s and is killed" in caplog.text
 
 
 async def test_a_port_that_is_taken_is_told_at_once() -> None:
