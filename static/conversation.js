@@ -11,6 +11,7 @@
 //   heard               the text that reached the caller's ear, where a reply was cut
 //   cutOff              whether the end of the call cut it, not the caller
 //   latency, bargeIn    the measures of the turn
+//   unconfirmed         whether it was typed here and the server has not told of it yet; eventId: what it was sent as
 //   revision            grows with every change: what is drawn is as old as the revision it was drawn from
 //
 // `spoken` counts code points, as the server does.
@@ -55,16 +56,16 @@ export function endCall(conversation) {
 }
 
 /** Show what the caller typed before the server has confirmed it; it will be answered. */
-export function addTyped(conversation, text) {
-  conversation.items.push(newItem({ id: `typed_${conversation.items.length}`, role: "caller", status: "final", text, unconfirmed: true }));
+export function addTyped(conversation, { id, text, eventId }) {
+  conversation.items.push(newItem({ id, role: "caller", status: "final", text, eventId, unconfirmed: true }));
   conversation.awaiting = true;
 }
 
-/** Forget what the caller typed and the server has not confirmed; return its texts. */
-export function takeUnconfirmed(conversation) {
-  const lost = conversation.items.filter((item) => item.unconfirmed);
-  conversation.items = conversation.items.filter((item) => !item.unconfirmed);
-  return lost.map(({ text }) => text);
+/** Forget what the caller typed and the server has not confirmed, or of it what was sent as `eventId`; return its texts. */
+export function takeUnconfirmed(conversation, eventId = null) {
+  const taken = conversation.items.filter((item) => item.unconfirmed && (eventId === null || item.eventId === eventId));
+  conversation.items = conversation.items.filter((item) => !taken.includes(item));
+  return taken.map(({ text }) => text);
 }
 
 /** Whether there is anything of `item` to see. */
@@ -215,6 +216,7 @@ function newItem(fields) {
     responseId: null,
     guessed: false,
     unconfirmed: false,
+    eventId: null,
     revision: 0,
     ...fields,
   };
@@ -257,8 +259,8 @@ function addItem(conversation, { item, previous_item_id }) {
     return place(conversation, call, previous_item_id);
   }
   if (item.type !== "message" || item.role === "system") return undefined;
-  const ours = item.role === "user" ? confirmTyped(conversation, item) : undefined;
-  const shown = ours ?? findOrAdd(conversation, item.id, item.role === "user" ? "caller" : "agent");
+  if (item.role === "user") confirmTyped(conversation, item);
+  const shown = findOrAdd(conversation, item.id, item.role === "user" ? "caller" : "agent");
   const aloud = item.content.some((part) => part.type.endsWith("audio"));
   const text = item.content.map((part) => part.text ?? part.transcript ?? "").join("");
   if (aloud) change(shown, { aloud });
@@ -269,11 +271,11 @@ function addItem(conversation, { item, previous_item_id }) {
   return place(conversation, shown, previous_item_id);
 }
 
-/** The server made an item of what was typed here: give it the server's id. */
+/** The server made an item of what was typed here. One that gives it an id of its own is taken by the text. */
 function confirmTyped(conversation, { id, content }) {
-  const typed = conversation.items.find((item) => item.unconfirmed && item.text === content[0]?.text);
-  if (typed) change(typed, { id, unconfirmed: false });
-  return typed;
+  const typed =
+    find(conversation, id) ?? conversation.items.find((item) => item.unconfirmed && item.text === content[0]?.text);
+  if (typed?.unconfirmed) change(typed, { id, unconfirmed: false });
 }
 
 function write(conversation, { item_id, response_id, delta }, aloud) {

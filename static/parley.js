@@ -132,13 +132,14 @@ async function placeCall({ microphone = true, again = false, retries = 0 } = {})
     closed: (reason) => finish(call, reason),
     microphoneLost: () => notify("The microphone went away. You can still type, or choose another one."),
   });
+  const deviceId = state.microphoneId;
   call.muted = again && state.muted;
   Object.assign(state, { call, retries, phase: again ? "reconnecting" : "connecting" });
   Object.assign(state, { problem: null, lastedMs: null, following: true, moved: false });
   if (!again) Object.assign(state, { mayRetry: true, muted: false, turnedMs: performance.now(), notices: [] });
   draw();
   try {
-    await call.open({ microphone, deviceId: state.microphoneId, key: state.key });
+    await call.open({ microphone, deviceId, key: state.key });
   } catch (error) {
     if (state.call === call) fail(again ? "lost" : error.code, error, microphone);
     return;
@@ -146,6 +147,12 @@ async function placeCall({ microphone = true, again = false, retries = 0 } = {})
   startCall(state.conversation, again ? "Reconnected" : "New call");
   Object.assign(state, { retries: 0, phase: "open", startedMs: performance.now() });
   for (const text of state.queue.splice(0)) say(text);
+  if (call.hasMicrophone && state.microphoneId !== deviceId) {
+    // Another one was chosen meanwhile; until it is open, the first one listens.
+    const chosen = state.microphoneId;
+    state.microphoneId = deviceId;
+    useMicrophone(chosen);
+  }
   keepAwake();
   refreshMicrophones();
   draw();
@@ -163,8 +170,10 @@ function bringBack(call, troubled) {
   if (!troubled) {
     // What was typed into a dead connection did not arrive: it is not among the items so far.
     const lost = state.moved ? takeUnconfirmed(state.conversation) : [];
+    const unsaid = [...lost, ...state.queue.splice(0)];
+    for (const text of unsaid) say(text);
+    if (state.moved && unsaid.length === 0) replyIfOwed(); // the end of the reply before may have been lost
     state.moved = false;
-    for (const text of [...lost, ...state.queue.splice(0)]) say(text);
   }
   draw();
 }
@@ -181,12 +190,14 @@ function finish(call, reason) {
   call.hangUp();
   state.awake?.then((lock) => lock?.release());
   endCall(state.conversation);
-  Object.assign(state, { call: null, turnedMs: performance.now() });
+  state.queue.unshift(...takeUnconfirmed(state.conversation)); // it did not arrive: it is said in the next call, or given back
+  Object.assign(state, { call: null, replyOwed: false, turnedMs: performance.now() });
   state.lastedMs = wasOpen ? performance.now() - state.startedMs : null;
   state.phase = wasOpen || state.conversation.items.length > 0 ? "ended" : "idle";
-  if (reason !== "failed") giveBack();
+  const again = reason === "lost" && state.mayRetry && wasOpen;
+  if (reason !== "failed" && !again) giveBack();
   if (reason === "ended" && wasOpen) notify("The server ended the call.");
-  if (reason === "lost" && state.mayRetry && wasOpen) {
+  if (again) {
     state.mayRetry = false;
     placeCall({ microphone: hadMicrophone, again: true });
   } else if (reason === "lost") state.problem = { code: "lost", detail: "", retryAtMs: null, microphone: hadMicrophone };
@@ -251,6 +262,10 @@ function receive(call, event) {
 function finishReply(response) {
   if (response.status === "failed") notify(response.status_details?.error?.message ?? FAILED);
   if (response.status === "incomplete") notify(CUT_SHORT[response.status_details?.reason] ?? "The reply is incomplete.");
+  replyIfOwed();
+}
+
+function replyIfOwed() {
   if (!state.replyOwed) return;
   state.replyOwed = false;
   send("reply", { type: "response.create" });
@@ -262,13 +277,17 @@ function receiveError(error) {
     state.replyOwed = true;
     return;
   }
+  const [refused] = error.event_id ? takeUnconfirmed(state.conversation, error.event_id) : [];
+  if (refused !== undefined) page.text.value = [refused, page.text.value].filter((text) => text !== "").join(" ");
   notify(error.message);
 }
 
-/** Send an event under an id that says what it was for; an error that comes back names it. */
+/** Send an event under an id that says what it was for; an error that comes back names it. Return the id. */
 function send(purpose, event) {
   eventCount += 1;
-  state.call.send({ ...event, event_id: `${purpose}_${eventCount}` });
+  const event_id = `${purpose}_${eventCount}`;
+  state.call.send({ ...event, event_id });
+  return event_id;
 }
 
 /** Say something by typing it. Without a call it places one that leaves the microphone alone. */
@@ -283,9 +302,11 @@ function say(text) {
     send("stop", { type: "response.cancel" });
     send("stop", { type: "output_audio_buffer.clear" });
   }
-  send("text", { type: "conversation.item.create", item: { type: "message", role: "user", content: [{ type: "input_text", text }] } });
+  const id = `typed_${Date.now().toString(36)}_${eventCount}`; // of at most 32 characters, and of no other call's item
+  const item = { id, type: "message", role: "user", content: [{ type: "input_text", text }] };
+  const eventId = send("text", { type: "conversation.item.create", item });
   send("reply", { type: "response.create" });
-  addTyped(state.conversation, text);
+  addTyped(state.conversation, { id, text, eventId });
   Object.assign(state, { awaitingSinceMs: performance.now(), following: true });
   draw();
 }
@@ -331,7 +352,8 @@ async function useMicrophone(id) {
 
 function toggleMute() {
   if (!state.call.hasMicrophone) {
-    useMicrophone(state.microphoneId);
+    // The one that was chosen may have been unplugged.
+    useMicrophone(state.microphones.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "");
     return;
   }
   state.muted = !state.muted;

@@ -36,6 +36,13 @@ async def expect_state(page: Page, state: str) -> None:
     await expect(page.locator("body")).to_have_attribute("data-state", state, timeout=10_000)
 
 
+async def received(server: ScriptedServer, kind: str, n: int) -> None:
+    """Wait until the page has sent `n` events of a kind."""
+    async with asyncio.timeout(10):
+        while sum(event["type"] == kind for event in server.received) < n:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.02)
+
+
 async def hear_heartbeat(server: ScriptedServer) -> None:
     async with asyncio.timeout(10):
         await server.beaten.wait()

@@ -15,6 +15,8 @@ from tests.browser.driving import (
     call,
     expect_state,
     hear_heartbeat,
+    received,
+    speak,
 )
 from tests.browser.scripted_server import ScriptedServer
 
@@ -40,6 +42,14 @@ ASK_THE_TEST = """
 """
 # A click right after the call button has changed its meaning does not count.
 A_SECOND_PASSES = "const now = performance.now.bind(performance); performance.now = () => now() + 1000; void 0;"
+ASKED_FOR = """() => {
+    const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    window.askedFor = [];
+    navigator.mediaDevices.getUserMedia = (wanted) => {
+        window.askedFor.push(wanted);
+        return ask(wanted);
+    };
+}"""
 TIME_FLIES = "const now = performance.now.bind(performance); performance.now = () => now() * 20; void 0;"
 # The far end cannot be reached, and ICE has given up at once; Chromium by itself takes half a minute to do that.
 NO_WAY_THROUGH = """() => {
@@ -92,7 +102,128 @@ async def test_a_typed_message_cuts_the_reply_and_asks_for_another(server: Scrip
         "conversation.item.create",
         "response.create",
     ]
-    assert server.received[2]["item"] == {"type": "message", "role": "user", "content": content}
+    typed = server.received[2]["item"]
+    assert typed == {"id": typed["id"], "type": "message", "role": "user", "content": content}
+    assert len(typed["id"]) <= 32
+
+
+async def test_a_line_is_confirmed_by_its_own_item_though_another_reads_the_same(
+    server: ScriptedServer, page: Page
+) -> None:
+    await call(server, page)
+    await say(page, "yes")
+    await say(page, "yes")
+    await received(server, "conversation.item.create", 2)
+
+    for event in [event for event in server.received if event["type"] == "conversation.item.create"]:
+        for kind in ("conversation.item.added", "conversation.item.done"):
+            server.send(kind, item={"status": "completed", **event["item"]})
+    server.send("conversation.item.added", item={"id": "sys", "type": "message", "role": "system", "content": []})
+    begin_reply(server, 1, "Fine.")
+
+    await expect(page.locator(".message[data-role=agent] .words")).to_have_text("Fine.")
+    await expect(page.locator(".message[data-role=caller] .words")).to_have_text(["yes", "yes"])
+
+
+async def test_what_did_not_arrive_before_the_hang_up_is_given_back_and_not_said_in_a_later_call(
+    server: ScriptedServer, page: Page
+) -> None:
+    await call(server, page)
+    await say(page, "Cancel the order")
+
+    await page.get_by_role("button", name="Hang up").click()
+
+    await expect(page.get_by_label("Message")).to_have_value("Cancel the order")
+    await expect(page.locator(".message")).to_have_count(0)
+
+
+async def test_a_line_that_the_server_refuses_is_given_back(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await say(page, "Good morning")
+    await received(server, "conversation.item.create", 1)
+
+    (event_id,) = [each["event_id"] for each in server.received if each["type"] == "conversation.item.create"]
+    server.send(
+        "error", error={"message": "the conversation is full", "code": "conversation_full", "event_id": event_id}
+    )
+
+    await expect(page.locator("#notices p")).to_have_text("the conversation is full")
+    await expect(page.get_by_label("Message")).to_have_value("Good morning")
+    await expect(page.locator(".message")).to_have_count(0)
+
+
+async def test_what_was_typed_into_a_call_that_is_lost_is_said_in_the_next(server: ScriptedServer, page: Page) -> None:
+    await call(server, page)
+    await hear_heartbeat(server)
+    server.heartbeat = False
+    await say(page, "Good morning")
+
+    await expect(page.locator(".message[data-role=divider]")).to_have_count(0)
+    async with asyncio.timeout(20):
+        while server.calls < 2:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.05)
+    server.heartbeat = True
+    await received(server, "conversation.item.create", 2)
+
+    texts = [each["item"]["content"][0]["text"] for each in server.received if "item" in each]
+    assert texts == ["Good morning", "Good morning"]
+    await expect(page.locator(".message[data-role=caller] .words")).to_have_text(["Good morning"])
+
+
+async def test_a_reply_that_was_owed_when_a_call_ended_is_not_asked_for_in_the_next(
+    server: ScriptedServer, page: Page
+) -> None:
+    await call(server, page)
+    error = {"message": "busy", "code": "conversation_already_has_active_response", "event_id": "reply_1"}
+    server.send("error", error=error)
+    server.send("response.created", response={"id": "resp_1"})
+    await expect_state(page, "thinking")
+    await page.get_by_role("button", name="Hang up").click()
+    await expect_state(page, "ended")
+    await asyncio.wait_for(server.hung_up.wait(), 10)
+
+    await page.get_by_role("button", name="Call again").click()
+    await expect_state(page, "listening")
+    server.send("response.done", response={"id": "resp_2", "status": "completed"})
+    speak(server, "user_1", "hello", "")
+    await expect_state(page, "hearing")
+
+    assert server.received == []
+
+
+async def test_a_microphone_chosen_while_the_call_is_placed_is_the_one_that_listens(
+    server: ScriptedServer, page: Page
+) -> None:
+    await call(server, page)
+    await page.get_by_role("button", name="Hang up").click()
+    picker = page.get_by_role("combobox", name="Microphone")
+    other = await picker.locator("option").last.get_attribute("value")
+    await page.evaluate(ASKED_FOR)
+    server.opened.clear()
+    server.answering.clear()
+    await page.get_by_role("button", name="Call again").click()
+    await expect_state(page, "connecting")
+
+    await picker.select_option(other)
+    server.answering.set()
+    await expect_state(page, "listening")
+
+    await page.wait_for_function("window.askedFor.length === 2")
+    asked = await page.evaluate("window.askedFor.map(({ audio }) => audio.deviceId ?? null)")
+    assert asked == [None, {"exact": other}]
+    await expect(picker).to_have_value(other or "")
+
+
+async def test_where_the_chosen_microphone_is_unplugged_the_default_one_is_turned_on(
+    server: ScriptedServer, page: Page
+) -> None:
+    await page.evaluate("localStorage.setItem('parley.microphone', 'unplugged')")
+    await page.reload()
+    await say(page, "Good morning")
+
+    await page.get_by_role("button", name="Turn the microphone on").click()
+
+    await expect(page.get_by_role("button", name="Mute the microphone")).to_be_visible()
 
 
 async def test_typing_without_a_call_places_one_without_the_microphone(server: ScriptedServer, page: Page) -> None:

@@ -171,6 +171,21 @@ async def test_what_was_typed_into_a_dead_connection_is_said_over_the_next(scene
     await expect(scene.roles()).to_have_count(2)
 
 
+async def test_a_line_typed_into_a_dead_connection_is_said_over_the_next_though_it_was_said_before(
+    scene: Scene,
+) -> None:
+    await scene.call()
+    await scene.say("yes", "The first answer.")
+    pull_the_plug(scene.peer)
+
+    await scene.page.get_by_placeholder("Type a message").fill("yes")
+    await scene.page.keyboard.press("Enter")
+
+    answer = scene.page.locator(".message[data-role=agent] .words", has_text="The second answer.")
+    await expect(answer).to_have_count(1, timeout=LIMIT_MS)
+    await expect(scene.page.locator(".message[data-role=caller] .words")).to_have_text(["yes", "yes"])
+
+
 async def test_a_reply_under_way_is_shown_as_far_as_the_server_knows_it_was_heard(scene: Scene) -> None:
     scene.house.engines.llm = ScriptedLlm([[LONG]])  # type: ignore[misc]
     await scene.call()
