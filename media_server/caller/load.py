@@ -98,9 +98,15 @@ def show(report: LoadReport) -> None:
         elif isinstance(value, dict):
             shown = "  ".join(f"{key} {_shown(each)}" for key, each in value.items())
             silent = name == "mouth_to_ear_ms" and value["p50"] is None
-            print(f"{name:<32} {'no chirp came back: the server is no echo (call.mode)' if silent else shown}")
+            print(f"{name:<32} {_why_unmeasured(report) if silent else shown}")
         else:
             print(f"{name:<32} {_shown(value)}")
+
+
+def _why_unmeasured(report: LoadReport) -> str:
+    if report.chirps:
+        return "no chirp came back: the server is no echo (call.mode)"
+    return "no chirp was said: the time is too short, or the call that says them failed"
 
 
 def _shown(value: Any) -> str:
@@ -128,6 +134,7 @@ def _burst(text: str) -> float:
 
 
 def _pid(text: str) -> int:
-    if not text.isdecimal() or not psutil.pid_exists(int(text)):
+    # No system has a longer one, and psutil takes no more than a C long.
+    if not text.isdecimal() or len(text) > 10 or not psutil.pid_exists(int(text)):
         raise argparse.ArgumentTypeError(f"there is no process {text!r}")
     return int(text)

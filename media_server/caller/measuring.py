@@ -29,6 +29,15 @@ SETTLE_S = 2.0
 
 LATE_MS = 20.0
 
+SILENT_S = 3.0
+"""A server that sent all the time, and at the end nothing for so long, has left the call without a word."""
+
+_STEADY = 0.9
+"""So much of the time up to its last packet has a server filled that sends all the time."""
+
+_UNDER_WAY_S = 1.0
+"""What came so shortly before the end need not have been the last: more may be under way."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Percentiles:
@@ -45,13 +54,15 @@ class LoadReport:
 
     Attributes:
         calls: that were up and measured; the one that says chirps included.
-        failures: calls that never came up or were lost, and why.
-        server_cpu_ms_per_call_second: of all processes of the server; None: they are not on this machine.
+        failures: calls that never came up or were lost, and why; and the processes of the server that ended.
+        server_cpu_ms_per_call_second: of all processes of the server; None: they are not on this machine, or one ended.
         rss_mb_per_call: what the server's memory grew by; None as above.
         server_threads: at the end.
         late_over_20ms_share: packets that came more than 20 ms after their place behind the call's fastest one.
         lost_share: packets of the server that did not come, by their sequence numbers.
-        mouth_to_ear_ms: of chirps, from the way out of the caller to the way in; None where the server is no echo.
+        chirps: that were said within the time, by one of the callers.
+        chirps_heard: how many of them came back within a second.
+        mouth_to_ear_ms: of those, from the way out of the caller to the way in; None where the server is no echo.
             The delay of `conditions` is in it twice. There is a chirp a second: what takes longer than that seems a
             second sooner.
         setup_ms: from the offer to the first packet.
@@ -69,6 +80,8 @@ class LoadReport:
     late_over_20ms_share: float | None
     lost_share: float | None
     packets: int
+    chirps: int
+    chirps_heard: int
     mouth_to_ear_ms: Percentiles
     setup_ms: Percentiles
     caller_cpu_ms_per_call_second: float
@@ -100,7 +113,10 @@ class Load:
         self._pids = pids
         self._failures: list[str] = []
         self._up: set[SwarmCaller] = set()
+        self.measuring = asyncio.Event()
+        """Set when the calls are up, and what they cost is measured."""
         self._settled = asyncio.Event()
+        self._settled_with = 0
         self._deserted = asyncio.Event()
 
     async def run(self, seconds: float) -> LoadReport:
@@ -123,34 +139,44 @@ class Load:
             await asyncio.sleep(SETTLE_S if self._up else 0)
             gc.freeze()
             begin_s = asyncio.get_running_loop().time()
+            processes = server.all()
+            self.measuring.set()
             cpu_before_s, own_before_s = server.cpu_s(), _own_cpu_s()
             await self._measure(seconds if self._up else 0)
             cpu_s, own_s = server.cpu_s(), _own_cpu_s()
-            up = [caller for caller in callers if caller in self._up]
-            failures = tuple(self._failures)
+            ended = processes - server.all()
             memory_mb, threads = server.memory_mb(), server.threads()
             end_s = asyncio.get_running_loop().time()
+            came = {caller: Came(caller, begin_s, end_s) for caller in callers if caller in self._up}
+            silent = [each for each in came.values() if each.left_s > SILENT_S]
+            failures = [*self._failures, *(f"{self._url}: nothing came any more" for _ in silent)]
             for task in (*calling, timer):
                 task.cancel()
-        if not up:
-            why = "no call is left" if self._deserted.is_set() else "no call came up"
+        counted = [each for each in came.values() if each not in silent]
+        if not counted:
+            why = "no call is left" if self._settled_with else "no call came up"
             raise PeerGoneError(f"{why}: {failures[-1]}")
-        n_up = len(up)
-        counted = [Came(caller, begin_s, end_s) for caller in up]
-        packets = sum(came.n for came in counted)
-        expected = sum(came.expected for came in counted)
+        if ended:
+            cpu_s = memory_mb = None
+            failures.append(f"{self._url}: {len(ended)} processes of the server ended while it was measured")
+        n_up = len(counted)
+        delays_ms = mouth.delays_ms(begin_s, end_s)
+        packets = sum(each.n for each in counted)
+        expected = sum(each.expected for each in counted)
         return LoadReport(
             url=self._url,
             calls=n_up,
             seconds=seconds,
-            failures=list(failures),
+            failures=failures,
             server_cpu_ms_per_call_second=_per(_less(cpu_s, cpu_before_s), n_up * seconds / 1000),
             rss_mb_per_call=_per(_less(memory_mb, memory_before), n_up),
             server_threads=threads,
-            late_over_20ms_share=_per(float(sum(came.n_late for came in counted)), packets),
+            late_over_20ms_share=_per(float(sum(each.n_late for each in counted)), packets),
             lost_share=_per(float(max(0, expected - packets)), expected),
             packets=packets,
-            mouth_to_ear_ms=_percentiles(mouth.delays_ms(begin_s, end_s)),
+            chirps=len(mouth.due(begin_s, end_s)),
+            chirps_heard=len(delays_ms),
+            mouth_to_ear_ms=_percentiles(delays_ms),
             setup_ms=_percentiles([caller.setup_ms for caller in callers if caller.setup_ms is not None]),
             caller_cpu_ms_per_call_second=(own_s - own_before_s) * 1000 / (n_up * seconds),
             conditions=self._conditions,
@@ -162,7 +188,7 @@ class Load:
             await asyncio.wait_for(self._deserted.wait(), seconds)
 
     def _caller(self, n: int, pacing: Pacing, mouth: "Mouth") -> SwarmCaller:
-        probes = n == 0
+        probes = n == self._calls // 2  # neither the first nor the last that is served
         return SwarmCaller(
             self._url,
             self._chirps if probes else self._payloads,
@@ -181,11 +207,10 @@ class Load:
             await caller.call(http, lambda: self._note(caller))
         except ParleyError as error:
             self._failures.append(str(error))
-            if caller in self._up:
-                self._up.discard(caller)
-                if not self._up:
-                    self._deserted.set()
+            self._up.discard(caller)
             self._settle()
+            if self._settled.is_set() and not self._up:
+                self._deserted.set()
 
     def _note(self, caller: SwarmCaller) -> None:
         self._up.add(caller)
@@ -193,7 +218,8 @@ class Load:
 
     def _settle(self) -> None:
         """Go on once every call is up, or has failed."""
-        if len(self._up) + len(self._failures) >= self._calls:
+        if not self._settled.is_set() and len(self._up) + len(self._failures) >= self._calls:
+            self._settled_with = len(self._up)
             self._settled.set()
 
 
@@ -214,24 +240,27 @@ class Mouth:
         """Take a packet that came back."""
         self._heard.append((at_s, packet))
 
+    def due(self, begin_s: float, end_s: float) -> list[float]:
+        """Return when the chirps were said in that time that had a second to come back."""
+        return [said_s for said_s in self._said_s if begin_s <= said_s < end_s - EVERY_S]
+
     def delays_ms(self, begin_s: float, end_s: float) -> list[float]:
-        """Return the delays of the chirps that were said in that time.
+        """Return the delays of the chirps that are due in that time and came back.
 
         Jitter within a chirp would hide it: the packets are put in their places behind the fastest one near it, by
         their timestamps, and a chirp is as late as the packet in which it begins.
         """
         decoded = self._decoded()
         delays_ms = []
-        for said_s in self._said_s:
-            if begin_s <= said_s < end_s - EVERY_S:
-                near = [each for each in decoded if said_s <= each.at_s < said_s + EVERY_S + CHIRP_S]
-                fastest_s = min((each.transit_s for each in near), default=0.0)
-                # A stream that begins anew has other timestamps: then one side of the seam is left out.
-                near = [each for each in near if each.transit_s < fastest_s + EVERY_S]
-                places = [Stretch(each.at_s - each.transit_s + fastest_s, each.pcm) for each in near]
-                for delay_ms in find_delays_ms([said_s], places):
-                    begins_in = bisect_right(places, said_s + delay_ms / 1000, key=lambda place: place.at_s) - 1
-                    delays_ms.append(delay_ms + (near[begins_in].transit_s - fastest_s) * 1000)
+        for said_s in self.due(begin_s, end_s):
+            near = [each for each in decoded if said_s <= each.at_s < said_s + EVERY_S + CHIRP_S]
+            fastest_s = min((each.transit_s for each in near), default=0.0)
+            # A stream that begins anew has other timestamps: then one side of the seam is left out.
+            near = [each for each in near if each.transit_s < fastest_s + EVERY_S]
+            places = [Stretch(each.at_s - each.transit_s + fastest_s, each.pcm) for each in near]
+            for delay_ms in find_delays_ms([said_s], places):
+                begins_in = bisect_right(places, said_s + delay_ms / 1000, key=lambda place: place.at_s) - 1
+                delays_ms.append(delay_ms + (near[begins_in].transit_s - fastest_s) * 1000)
         return delays_ms
 
     def _decoded(self) -> list["_Decoded"]:
@@ -256,7 +285,14 @@ class _Decoded:
 
 
 class Came:
-    """What came back to one caller within a time."""
+    """What came back to one caller within a time.
+
+    Attributes:
+        n: packets.
+        expected: how many there should be: by their numbers, and up to the end if the server sent all the time before.
+        n_late: more than 20 ms behind their place.
+        left_s: how long before the end a server that sent all the time sent its last one; 0: it does not.
+    """
 
     def __init__(self, caller: SwarmCaller, begin_s: float, end_s: float) -> None:
         at_s = np.asarray(caller.arrivals_s)
@@ -268,6 +304,19 @@ class Came:
         self.expected = int(sequence.max() - sequence.min()) + 1 if self.n else 0
         transit_ms = (at_s - timestamps / CLOCK_HZ) * 1000 if self.n else np.zeros(0)
         self.n_late = int((transit_ms - transit_ms.min() > LATE_MS).sum()) if self.n else 0
+        self.left_s = _left_s(caller, end_s)
+        if self.left_s > _UNDER_WAY_S:
+            self.expected += round(min(self.left_s, end_s - begin_s) * 1000 / FRAME_MS)
+
+
+def _left_s(caller: SwarmCaller, end_s: float) -> float:
+    """Return how long before the end a server that sent all the time sent its last packet; 0: it does not."""
+    if not caller.arrivals_s:
+        return 0.0
+    sequence = np.unwrap(np.asarray(caller.sequence), period=SEQUENCES)
+    filled_s = float(sequence.max() - sequence.min()) * FRAME_MS / 1000
+    lasted_s = caller.arrivals_s[-1] - caller.arrivals_s[0]
+    return end_s - caller.arrivals_s[-1] if filled_s > _STEADY * lasted_s else 0.0
 
 
 def hum_with_pauses() -> Pcm:
@@ -287,6 +336,7 @@ def encode(pcm: Pcm, loss: float) -> list[bytes]:
     Without loss our packets are CELT; those of browsers are SILK, and cost the server 3 us more each.
     """
     encoder = OpusEncoder(bitrate_bps=32_000, complexity=5, expected_loss_percent=min(30, round(loss * 100)))
+    pcm = np.concatenate([pcm, silence(-len(pcm) % FRAME_SAMPLES)])
     whole = len(pcm) // FRAME_SAMPLES
     return [encoder.encode(pcm[n * FRAME_SAMPLES : (n + 1) * FRAME_SAMPLES]) for n in range(whole)]
 

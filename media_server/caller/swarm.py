@@ -12,6 +12,7 @@ Any server that answers an SDP offer will do:
 import array
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from urllib.parse import urljoin, urlsplit
@@ -141,15 +142,15 @@ class SwarmCaller:
         try:
             if not urlsplit(self.url).path.endswith("/offer"):
                 async with http.post(self.url, data=sdp, headers={"Content-Type": "application/sdp"}) as answer:
-                    text = await answer.text()
+                    text = await answer.text(errors="replace")
                     self._check(answer, text)
                     self._location = urljoin(self.url, answer.headers.get("Location", ""))
                     return text
             offer = {"sdp": sdp, "type": "offer", "webrtc_id": uuid.uuid4().hex}
             async with http.post(self.url, json=offer) as answer:
-                text = await answer.text()
+                text = await answer.text(errors="replace")
                 self._check(answer, text)
-                return str((await answer.json(content_type=None))["sdp"])
+                return str(json.loads(text)["sdp"])
         except (aiohttp.ClientError, OSError) as error:
             raise PeerGoneError(f"{self.url}: nobody answers there: {error}") from error
         except (ValueError, KeyError, TypeError):

@@ -24,6 +24,10 @@ LATE_LIMIT = 0.01
 LEFT_OUT_LIMIT = 0.02
 """What is not sent at all is not late: a server that leaves out more than this does not carry its calls either."""
 
+UNHEARD_LIMIT = 0.05
+"""Packets in time say nothing of what is in them: an echo from which more chirps than this are missing, and more than
+one, does not carry its calls."""
+
 NEAR = 0.1
 """The most calls are known well enough if this share more was too much."""
 
@@ -65,7 +69,10 @@ class Loaded:
         due = self.report.calls * self.report.seconds * 1000 / FRAME_MS
         if late is None or late >= LATE_LIMIT:
             return "late"
-        return "packets left out" if self.report.packets < due * (1 - LEFT_OUT_LIMIT) else ""
+        if self.report.packets < due * (1 - LEFT_OUT_LIMIT):
+            return "packets left out"
+        unheard = self.report.chirps - self.report.chirps_heard
+        return "sound left out" if unheard > max(1, self.report.chirps * UNHEARD_LIMIT) else ""
 
     @property
     def server_cores(self) -> float:

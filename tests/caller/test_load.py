@@ -1,6 +1,9 @@
 """A small load on a real server, in processes of their own."""
 
 import argparse
+import asyncio
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from media_server.caller.measuring import Came, Load, LoadReport, Mouth, encode,
 from media_server.caller.network import Conditions
 from media_server.caller.server_processes import listening_on
 from media_server.errors import PeerGoneError
-from tests.servers import server
+from tests.servers import media_processes, server
 
 ECHO = '[call]\nmode = "echo"\n'
 
@@ -61,6 +64,23 @@ async def test_a_bad_network_delays_the_echo_on_both_ways() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(60)
+async def test_a_process_of_the_server_that_dies_is_told_and_its_calls_are_no_success() -> None:
+    async with server(ECHO + "[server]\nworkers = 2\n") as url:
+        load = Load(url, 4, hum_with_pauses(), Conditions(), rate=0, pids=None)
+        measuring = asyncio.create_task(load.run(6.0))
+        await load.measuring.wait()
+        os.kill(media_processes(url)[1], signal.SIGKILL)
+        report = await measuring
+
+    assert report.calls < 4
+    assert report.failures.count(f"{url}: nothing came any more") == 4 - report.calls
+    assert f"{url}: 1 processes of the server ended while it was measured" in report.failures
+    assert report.server_cpu_ms_per_call_second is None
+    assert report.rss_mb_per_call is None
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(60)
 async def test_calls_beyond_the_servers_limit_are_failures_with_their_reason() -> None:
     async with server(ECHO + "[server]\nmax_calls = 2\n") as url:
         report = await loaded(url)
@@ -81,7 +101,16 @@ def test_a_load_that_fails_ends_with_status_1(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--calls", "0"), ("--loss", "1"), ("--burst", "0.5"), ("--jitter", "-1"), ("--seconds", "inf")]
+    "wrong",
+    [
+        ("--pid", "99999999999"),
+        ("--pid", "99999999"),
+        ("--calls", "0"),
+        ("--loss", "1"),
+        ("--burst", "0.5"),
+        ("--jitter", "-1"),
+        ("--seconds", "inf"),
+    ],
 )
 def test_wrong_amounts_are_wrong_use(wrong: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -166,9 +195,31 @@ class Arrivals:
 def test_late_and_lost_packets_are_counted_across_the_wrap() -> None:
     caller: Any = Arrivals({10: 0.025, 20: 0.015, 30: 0.1}, {40, 41, 50})
 
-    came = Came(caller, 0.0, 10.0)
+    came = Came(caller, 0.0, 2.0)
 
     assert (came.n, came.expected, came.n_late) == (97, 100, 2)
+    assert came.left_s < 0.1
+
+
+def test_what_a_server_that_falls_silent_does_not_send_is_lost() -> None:
+    caller: Any = Arrivals({}, set())
+
+    came = Came(caller, 1.0, 7.0)
+
+    assert came.left_s == pytest.approx(5.02)
+    assert (came.n, came.expected) == (50, 50 + 251)
+
+
+def test_a_server_that_sends_only_speech_has_not_left_when_it_is_silent() -> None:
+    caller: Any = Arrivals(dict.fromkeys(range(50, 100), 3.0), set())
+
+    came = Came(caller, 0.0, 10.0)
+
+    assert (came.n, came.expected, came.left_s) == (100, 100, 0.0)
+
+
+def test_sound_shorter_than_a_packet_fills_one() -> None:
+    assert len(encode(np.ones(10, dtype=np.int16), 0)) == 1
 
 
 def test_a_hum_speaks_two_fifths_of_the_time() -> None:

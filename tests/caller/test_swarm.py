@@ -19,13 +19,15 @@ FULL = {"status": "failed", "meta": {"error": "concurrency_limit_reached", "limi
 
 @asynccontextmanager
 async def answering(
-    path: str, answer: dict[str, Any], status: int = 200
+    path: str, answer: dict[str, Any] | bytes, status: int = 200
 ) -> AsyncGenerator[tuple[str, list[Any]], None]:
     """Run a server that gives one answer to every offer; give its address, and the offers that came."""
     offers: list[Any] = []
 
     async def take(request: web.Request) -> web.Response:
         offers.append(await request.json())
+        if isinstance(answer, bytes):
+            return web.Response(body=answer, status=status)
         return web.json_response(answer, status=status)
 
     app = web.Application()
@@ -58,6 +60,13 @@ async def test_a_path_that_ends_in_offer_gets_json_with_all_that_fastrtc_and_pip
 async def test_what_is_no_answer_is_told_as_it_came() -> None:
     async with answering("/webrtc/offer", FULL) as (url, _):
         with pytest.raises(PeerGoneError, match=r"no SDP answer: .*concurrency_limit_reached"):
+            await call(url)
+
+
+@pytest.mark.parametrize(("status", "error"), [(502, ClientError), (200, PeerGoneError)])
+async def test_an_answer_that_is_no_utf_8_is_told(status: int, error: type[Exception]) -> None:
+    async with answering("/webrtc/offer", "Passerelle défectueuse".encode("latin-1"), status) as (url, _):
+        with pytest.raises(error, match=r"Passerelle d.fectueuse"):
             await call(url)
 
 

@@ -26,6 +26,8 @@ FIELDS = {
     "late_over_20ms_share",
     "lost_share",
     "packets",
+    "chirps",
+    "chirps_heard",
     "mouth_to_ear_ms",
     "setup_ms",
     "caller_cpu_ms_per_call_second",
