@@ -2,7 +2,7 @@
 #
 #     docker build -t parley . && docker run --rm --network host parley
 #
-# Calls travel on UDP ports that the system chooses, one a call: `--network host` lets them through as they are.
+# Calls travel on UDP ports that the system chooses, one a call and address: `--network host` lets them through as they are.
 
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

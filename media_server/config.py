@@ -6,7 +6,7 @@ Values come from, each on top of the one before:
     config/default.toml         what is shipped
     a TOML file of the user's   `--config FILE`, or PARLEY_CONFIG
     the environment             PARLEY_SECTION__NAME; what Kubernetes adds for a Service named parley is left alone
-    the command line            `--host`, `--port`
+    the command line            `--host`, `--port`, `--workers`
 
 An unknown name is refused, with the nearest known one.
 """

@@ -6,7 +6,8 @@
     parley demo      a server and a caller in one, to hear and see how it goes
     parley config    what is in force, and where each value comes from
 
-Exit status: 0 done, 1 it failed, 2 wrong use or a wrong configuration.
+Exit status: 0 done, a server that one signal has ended included; 1 it failed; 2 wrong use or a wrong configuration; 128
+and its number if a signal ended it before it was done (`call` and `demo`: 1).
 """
 
 import argparse
@@ -69,7 +70,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     serving = commands.add_parser("serve", help="take calls")
     _add_config_arguments(serving)
-    serving.add_argument("--workers", type=int, help="media processes; 0, the default: one a core")
+    workers = "media processes; 0, the default: one a core, at most server.max_calls; one with whisper"
+    serving.add_argument("--workers", type=int, help=workers)
     serving.add_argument("--place", type=_place, help=argparse.SUPPRESS)  # of a media process, by its supervisor
     serving.set_defaults(run=_serve)
 

@@ -7,7 +7,7 @@
     warm-up   loads the engines; ends when calls can be taken
 
 They are children of the one TaskGroup of `serve`. At the end new calls are refused first (HTTP still answers, 503);
-then calls, warm-up, engines and lag end in this order, since a call that ends may still need its engines.
+then calls, warm-up, engines, pacing and lag end in this order, since a call that ends may still need its engines.
 """
 
 import asyncio

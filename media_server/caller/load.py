@@ -2,8 +2,9 @@
 
     parley load --url http://127.0.0.1:8080 --calls 50 --seconds 30
 
-Callers send speech for two fifths of the time, and one more says chirps, which an echo gives back (`call.mode = "echo"`
-at our own server). Callers and server share the machine's cores: the table shows what the callers took, too.
+Callers send speech for two fifths of the time, but for one, who says a chirp each second, which an echo gives back
+(`call.mode = "echo"` at our own server). Callers and server share the machine's cores: the table shows what the callers
+took, too.
 
 Loss, delay, jitter and reordering are made up on the callers' own sockets, for all datagrams, on the way to the server
 and on the way back, each by itself. So from mouth to ear the delay counts twice, as on a real path; `lost_share` and
@@ -62,7 +63,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_load(args: argparse.Namespace) -> int:
-    """Load a server; return 0 if every call came up and stayed, 1 if not, 2 if the losses asked for cannot be."""
+    """Load a server; return 0 if every call came up and stayed, 1 if not, 2 if what is asked for cannot be."""
     why_not = _why_no_such_losses(args.loss, args.burst)
     if why_not:
         print(f"parley load: {why_not}", file=sys.stderr)
@@ -77,6 +78,10 @@ def run_load(args: argparse.Namespace) -> int:
     )
     try:
         speech = read_sound(args.file, SPEAKING_HZ) if args.file else hum_with_pauses()
+    except ParleyError as error:
+        print(f"parley load: {error}", file=sys.stderr)
+        return _WRONG_USE
+    try:
         load = Load(args.url, args.calls, speech, conditions, rate=args.rate, pids=args.pid)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             report = runner.run(load.run(args.seconds))

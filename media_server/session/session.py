@@ -627,7 +627,8 @@ class Session:
 
     def _measure_levels(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        if self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
+        echoing = self._echo is not None and self.ear.speaking
+        if echoing or self.turns.caller_talking or self.replies.agent is not Agent.SILENT:
             self._active_s = now_s
         for reply_id in self.replies.stuck(now_s):
             logger.warning("%s: reply %s was cancelled and does not end", self.id, reply_id)

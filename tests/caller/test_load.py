@@ -95,6 +95,11 @@ async def test_where_nobody_answers_the_load_says_so() -> None:
         await loaded("http://127.0.0.1:9")
 
 
+def test_a_file_that_cannot_be_read_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_load(parse("--url", "http://127.0.0.1:9", "--file", "nowhere.wav")) == 2
+    assert "nowhere.wav" in capsys.readouterr().err
+
+
 def test_a_load_that_fails_ends_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_load(parse("--url", "http://127.0.0.1:9", "--calls", "1", "--seconds", "1")) == 1
     assert "parley load: no call came up" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """A call that says what it hears."""
 
+import asyncio
+
 from media_server.events import LevelsMeasured
 from tests.session.scene import calling, configured, scripted
 from tests.virtual_time import run_virtual
@@ -18,6 +20,21 @@ def test_an_echo_is_heard_within_two_packets_and_nobody_answers() -> None:
 
     assert 50 <= first <= 52
     assert names == {"CallStarted"}
+
+
+def test_an_echo_goes_on_while_its_caller_speaks() -> None:
+    async def main() -> tuple[float, str, float]:
+        config = configured(call__mode="echo", call__idle_timeout_s="5")
+        async with calling(scripted(), config=config) as scene:
+            await scene.stage.say(12.0)
+            spoken_s = asyncio.get_running_loop().time()
+            reason = await scene.over
+            return spoken_s, reason, asyncio.get_running_loop().time()
+
+    spoken_s, reason, over_s = run_virtual(main())
+
+    assert reason == "nobody spoke"
+    assert 5 <= over_s - spoken_s < 6
 
 
 def test_an_echo_that_was_late_once_is_not_late_for_ever() -> None:
