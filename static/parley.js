@@ -232,9 +232,9 @@ function dismissProblem() {
   draw();
 }
 
-/** Put what was typed and never sent back into its field. */
-function giveBack() {
-  page.text.value = [...state.queue.splice(0), page.text.value].filter((text) => text !== "").join(" ");
+/** Put what was typed back into its field: what was never sent, or these texts. */
+function giveBack(texts = state.queue.splice(0)) {
+  page.text.value = [...texts, page.text.value].filter((text) => text !== "").join(" ");
 }
 
 /** A phone whose screen goes dark may end the call; where the lock is refused, it may. */
@@ -277,8 +277,7 @@ function receiveError(error) {
     state.replyOwed = true;
     return;
   }
-  const [refused] = error.event_id ? takeUnconfirmed(state.conversation, error.event_id) : [];
-  if (refused !== undefined) page.text.value = [refused, page.text.value].filter((text) => text !== "").join(" ");
+  if (error.event_id) giveBack(takeUnconfirmed(state.conversation, error.event_id));
   notify(error.message);
 }
 
@@ -350,10 +349,14 @@ async function useMicrophone(id) {
   refreshMicrophones();
 }
 
+/** Return the id of the microphone that was chosen; empty, the default one, if it has been unplugged. */
+function chosenMicrophone() {
+  return state.microphones.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "";
+}
+
 function toggleMute() {
   if (!state.call.hasMicrophone) {
-    // The one that was chosen may have been unplugged.
-    useMicrophone(state.microphones.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "");
+    useMicrophone(chosenMicrophone());
     return;
   }
   state.muted = !state.muted;
@@ -451,8 +454,7 @@ function drawMicrophones(off) {
     page.microphone.replaceChildren(...wanted.map(({ id, label }) => new Option(label, id)));
     for (const option of page.microphone.options) option.disabled = option.value === NO_MICROPHONE.id;
   }
-  const chosen = known.some(({ id }) => id === state.microphoneId) ? state.microphoneId : "";
-  page.microphone.value = off ? NO_MICROPHONE.id : chosen;
+  page.microphone.value = off ? NO_MICROPHONE.id : chosenMicrophone();
 }
 
 function drawTimer() {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import aiohttp
 import numpy as np
+from numpy.typing import NDArray
 
 from media_server.audio.chunk import FRAME_MS, FRAME_SAMPLES, SPEAKING_HZ, Pcm, silence
 from media_server.audio.jitter import RtpSound
@@ -116,7 +117,6 @@ class Load:
         self.measuring = asyncio.Event()
         """Set when the calls are up, and what they cost is measured."""
         self._settled = asyncio.Event()
-        self._settled_with = 0
         self._deserted = asyncio.Event()
 
     async def run(self, seconds: float) -> LoadReport:
@@ -147,14 +147,15 @@ class Load:
             ended = processes - server.all()
             memory_mb, threads = server.memory_mb(), server.threads()
             end_s = asyncio.get_running_loop().time()
-            came = {caller: Came(caller, begin_s, end_s) for caller in callers if caller in self._up}
-            silent = [each for each in came.values() if each.left_s > SILENT_S]
+            came = [Came(caller, begin_s, end_s) for caller in callers if caller in self._up]
+            silent = [each for each in came if each.left_s > SILENT_S]
             failures = [*self._failures, *(f"{self._url}: nothing came any more" for _ in silent)]
             for task in (*calling, timer):
                 task.cancel()
-        counted = [each for each in came.values() if each not in silent]
+        counted = [each for each in came if each not in silent]
         if not counted:
-            why = "no call is left" if self._settled_with else "no call came up"
+            came_up = any(caller.setup_ms is not None for caller in callers)
+            why = "no call is left" if came_up else "no call came up"
             raise PeerGoneError(f"{why}: {failures[-1]}")
         if ended:
             cpu_s = memory_mb = None
@@ -218,8 +219,7 @@ class Load:
 
     def _settle(self) -> None:
         """Go on once every call is up, or has failed."""
-        if not self._settled.is_set() and len(self._up) + len(self._failures) >= self._calls:
-            self._settled_with = len(self._up)
+        if len(self._up) + len(self._failures) >= self._calls:
             self._settled.set()
 
 
@@ -296,27 +296,25 @@ class Came:
 
     def __init__(self, caller: SwarmCaller, begin_s: float, end_s: float) -> None:
         at_s = np.asarray(caller.arrivals_s)
+        sequence = np.unwrap(np.asarray(caller.sequence), period=SEQUENCES)
+        self.left_s = _left_s(at_s, sequence, end_s)
         within = (at_s >= begin_s) & (at_s < end_s)
-        at_s = at_s[within]
+        at_s, sequence = at_s[within], sequence[within]
         timestamps = np.unwrap(np.asarray(caller.timestamps)[within], period=TIMESTAMPS)
-        sequence = np.unwrap(np.asarray(caller.sequence)[within], period=SEQUENCES)
         self.n = len(at_s)
         self.expected = int(sequence.max() - sequence.min()) + 1 if self.n else 0
         transit_ms = (at_s - timestamps / CLOCK_HZ) * 1000 if self.n else np.zeros(0)
         self.n_late = int((transit_ms - transit_ms.min() > LATE_MS).sum()) if self.n else 0
-        self.left_s = _left_s(caller, end_s)
         if self.left_s > _UNDER_WAY_S:
             self.expected += round(min(self.left_s, end_s - begin_s) * 1000 / FRAME_MS)
 
 
-def _left_s(caller: SwarmCaller, end_s: float) -> float:
+def _left_s(at_s: NDArray[np.float64], sequence: NDArray[np.int64], end_s: float) -> float:
     """Return how long before the end a server that sent all the time sent its last packet; 0: it does not."""
-    if not caller.arrivals_s:
+    if not len(at_s):
         return 0.0
-    sequence = np.unwrap(np.asarray(caller.sequence), period=SEQUENCES)
     filled_s = float(sequence.max() - sequence.min()) * FRAME_MS / 1000
-    lasted_s = caller.arrivals_s[-1] - caller.arrivals_s[0]
-    return end_s - caller.arrivals_s[-1] if filled_s > _STEADY * lasted_s else 0.0
+    return float(end_s - at_s[-1]) if filled_s > _STEADY * (at_s[-1] - at_s[0]) else 0.0
 
 
 def hum_with_pauses() -> Pcm:

@@ -125,14 +125,14 @@ class _Batcher:
         row[CONTEXT_SAMPLES:] = window
         stream.context = window[-CONTEXT_SAMPLES:].copy()
         self._waiting.append((stream, answer))
-        if self._count(stream) or len(self._waiting) == MOST_AT_ONCE:
+        if self._hurries(stream) or len(self._waiting) == MOST_AT_ONCE:
             self._flush()
         elif len(self._waiting) == 1:
             self._loop.call_later(GATHER_S, self._flush)
         return answer
 
-    def _count(self, stream: _SileroStream) -> bool:
-        """Find out how many calls there are, of which each has a window every 32 ms; return whether this waits not."""
+    def _hurries(self, stream: _SileroStream) -> bool:
+        """Return whether a stream's window waits for no others; count the streams, each has a window every 32 ms."""
         now_s = self._loop.time()
         if now_s - self._counted_from_s > WINDOW_SAMPLES / HEARING_HZ:
             self._few = len(self._counted) < FEW_CALLS

@@ -144,7 +144,7 @@ class WorkerPool:
                     down = [worker.down for worker in self._workers if worker.down is not None and not worker.up]
                     if down and not joined:
                         raise down[0]
-                    if down and self._settled:
+                    if self._settled:
                         return
                     await self._wait()
         except TimeoutError:
